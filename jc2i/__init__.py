@@ -1,0 +1,43 @@
+"""jc2i: can I trust this explanation, and does calibrating the model make it better?
+
+logits, probabilities   what is explained: a model composed with a calibrator
+normalize               min-max of a saliency map
+calibrators             make confidence mean accuracy
+explainers              saliency maps
+metrics                 of calibration and of explanations
+models, data            networks and images to try them on
+parallel                over devices, hosts and data sets
+plots                   figures
+"""
+
+from __future__ import annotations
+
+from jc2i import calibrators, explainers, metrics, parallel, removal
+from jc2i.normalization import is_constant, normalize
+from jc2i.scores import logits, probabilities
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "calibrators",
+    "data",
+    "explainers",
+    "is_constant",
+    "logits",
+    "metrics",
+    "models",
+    "normalize",
+    "parallel",
+    "plots",
+    "probabilities",
+    "removal",
+]
+
+
+def __getattr__(name: str) -> object:
+    # Flax, Pillow and matplotlib are loaded when first used.
+    if name in ("data", "models", "plots"):
+        import importlib
+
+        return importlib.import_module(f"jc2i.{name}")
+    raise AttributeError(f"module 'jc2i' has no attribute {name!r}")

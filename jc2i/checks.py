@@ -1,0 +1,111 @@
+"""Refusals: bad input is turned away before any tracing, naming the argument."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array | np.ndarray
+"""What a public function accepts where it says array."""
+
+
+def invalid(argument: str, got: object, takes: str) -> ValueError:
+    """The one form of a refusal: which argument, what it got, what it takes."""
+    return ValueError(f"{argument}: got {got}, takes {takes}")
+
+
+def require(condition: bool, argument: str, got: object, takes: str) -> None:
+    """Raises the refusal unless the condition holds (for options, which are static)."""
+    if not condition:
+        raise invalid(argument, got, takes)
+
+
+def one_of(argument: str, got: object, choices: tuple[str, ...]) -> None:
+    """Refuses a word that is none of the choices."""
+    require(got in choices, argument, repr(got), " or ".join(map(repr, choices)))
+
+
+def positive(**options: float) -> None:
+    """Refuses options that are not above zero."""
+    for argument, got in options.items():
+        require(got > 0, argument, got, "a number above 0")
+
+
+def is_concrete(*values: object) -> bool:
+    """Whether the values can be looked at (none is a tracer of jit, vmap or grad)."""
+    return not any(isinstance(value, jax.core.Tracer) for value in values)
+
+
+def describe(value: Any) -> str:
+    """An array as its dtype and shape, anything else as itself."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{value.dtype}{list(value.shape)}"
+    return repr(value)
+
+
+def finite_batch(argument: str, value: Any, rank: int, axes: str) -> jax.Array:
+    """A non-empty floating-point array of one rank whose values are all finite."""
+    takes = f"floats[{axes}]"
+    if not isinstance(value, jax.Array | np.ndarray):
+        raise invalid(argument, describe(value), takes)
+    if value.ndim != rank or not jnp.issubdtype(value.dtype, jnp.floating):
+        hint = " in [0, 1] (integers / 255)" if argument == "images" else ""
+        raise invalid(argument, describe(value), takes + hint)
+    if value.size == 0:
+        raise invalid(argument, f"an empty batch, {describe(value)}", takes + ", at least one")
+    if is_concrete(value) and not _all_finite(value):
+        raise invalid(argument, f"NaN or infinity in {describe(value)}", "finite values")
+    return jnp.asarray(value)
+
+
+def _all_finite(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return bool(np.isfinite(value).all())
+    return bool(_finite_on_device(value))
+
+
+@jax.jit
+def _finite_on_device(value: jax.Array) -> jax.Array:
+    return jnp.isfinite(value).all()
+
+
+def class_indices(
+    argument: str, value: Any, batch: int, classes: int | None, batch_of: str = "images"
+) -> jax.Array:
+    """One class index for each row of the batch, each in [0, classes)."""
+    takes = f"integers[batch], one for each of the {batch} {batch_of}"
+    if isinstance(value, list | tuple):
+        value = np.asarray(value)
+    if (
+        not isinstance(value, jax.Array | np.ndarray)
+        or value.shape != (batch,)
+        or not jnp.issubdtype(value.dtype, jnp.integer)
+    ):
+        raise invalid(argument, describe(value), takes)
+    if classes is not None and is_concrete(value):
+        low, high = int(np.min(np.asarray(value))), int(np.max(np.asarray(value)))
+        if low < 0 or high >= classes:
+            got = low if low < 0 else high
+            raise invalid(argument, f"class {got}", f"classes 0 to {classes - 1}")
+    return jnp.asarray(value)
+
+
+def score_shape(model: Any, images: jax.Array) -> tuple[int, ...]:
+    """The shape of a model's scores, found without running it (and once a model structure)."""
+    leaves, structure = jax.tree.flatten(model)
+    shapes = tuple(jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)) for x in leaves)
+    return _score_shape(structure, shapes, jax.ShapeDtypeStruct(images.shape, images.dtype))
+
+
+@functools.lru_cache(maxsize=256)
+def _score_shape(structure: Any, shapes: tuple, images: Any) -> tuple[int, ...]:
+    scores = jax.eval_shape(
+        lambda leaves, x: jax.tree.unflatten(structure, leaves)(x), list(shapes), images
+    )
+    if not hasattr(scores, "shape") or len(scores.shape) != 2 or scores.shape[0] != images.shape[0]:
+        raise invalid("model", f"a callable that returns {scores}", "one returning scores[batch, classes]")
+    return scores.shape

@@ -1,0 +1,90 @@
+"""Image folders inside a .tar, .tar.gz, .tar.bz2 or .tar.xz, read without unpacking to disk."""
+
+from __future__ import annotations
+
+import lzma
+import tarfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from jc2i.checks import invalid
+from jc2i.data.dataset import Dataset
+from jc2i.data.encoded import encoded_images
+from jc2i.data.folder import is_image, layout, stored_split
+from jc2i.data.splits import may_hold
+
+_DAMAGED = (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError)
+
+
+def load_archive(
+    path: Path,
+    split: str,
+    *,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    classes: Sequence[str] | None = None,
+) -> Dataset:
+    """An image folder in a tar archive, decoded when indexed.
+
+    A compressed archive has no random access, so one pass keeps the split's image files, still
+    encoded, in memory; of an uncompressed one only the positions are kept.
+
+    Args:
+      path: the archive.
+      split: one of `SPLITS`; an archive without split folders has only `"all"` and its halves.
+      size: height and width in pixels to resize to, or None if all images have one size.
+      channels: 1 for grey, 3 (or None) for RGB.
+      classes: names of the class folders in the order of the labels; sorted names if None.
+
+    Returns:
+      The data set.
+
+    Raises:
+      ValueError: the archive is damaged; or see `folder.layout` and `encoded_images`.
+    """
+    seekable = _is_uncompressed(path)
+    sources: dict[PurePosixPath, bytes | tuple[int, int] | None] = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                name = PurePosixPath(member.name)
+                if not member.isfile() or not is_image(name):
+                    continue
+                if seekable:
+                    sources[name] = (member.offset_data, member.size)
+                elif may_hold(stored_split(name), split):
+                    file = archive.extractfile(member)
+                    sources[name] = file.read() if file else None
+                else:
+                    sources[name] = None  # named only: its class counts
+        # tarfile takes a cut between two members for the end; the end is two blocks of zeros.
+        if seekable and any(_read_at(path, path.stat().st_size - 1024, 1024)):
+            raise tarfile.ReadError("no end-of-archive mark")
+    except _DAMAGED as error:
+        raise invalid(
+            "name_or_path", f"{path}, a damaged archive ({error})", "a whole tar archive"
+        ) from error
+    chosen = layout(sources, split, str(path), classes)
+    images = encoded_images(
+        [f"{path}:{name}" for name in chosen.paths],
+        [sources[name] for name in chosen.paths],
+        (lambda where: _read_at(path, *where)) if seekable else bytes,
+        size=size,
+        channels=channels,
+    )
+    return Dataset(images, chosen.labels, chosen.classes, path.name.split(".")[0])
+
+
+def _is_uncompressed(path: Path) -> bool:
+    try:
+        with tarfile.open(path, "r:"):
+            return True
+    except tarfile.TarError:
+        return False
+
+
+def _read_at(path: Path, offset: int, length: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(length)

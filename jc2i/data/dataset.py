@@ -1,0 +1,74 @@
+"""What every source of data gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int, Int32, Shaped, UInt8
+
+from jc2i.checks import invalid
+from jc2i.data.encoded import EncodedImages, Index
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images and labels; `dataset[index]` gives `(images, labels)`.
+
+    An index is an integer (one image, one label), a slice or an array of integers.
+
+    Attributes:
+      images: uint8 in 0..255 or float in [0, 1], as stored; perhaps still encoded.
+      labels: the class of each image, 0 to `len(classes) - 1`.
+      classes: the names of the classes, in the order of the labels.
+      name: what to call the data set in a report.
+    """
+
+    images: UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w c"] | EncodedImages
+    labels: Int32[np.ndarray, " n"]
+    classes: tuple[str, ...]
+    name: str
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.labels):
+            raise invalid(
+                "labels", f"{len(self.labels)} labels", f"one for each of {len(self.images)} images"
+            )
+        if not len(self.labels):
+            raise invalid("images", f"an empty data set ({self.name})", "at least one image")
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= len(self.classes):
+            raise invalid(
+                "labels", f"labels from {low} to {high}", f"0 to {len(self.classes) - 1} (classes)"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(
+        self, index: Index
+    ) -> tuple[
+        UInt8[np.ndarray, "*batch h w c"] | Float[np.ndarray, "*batch h w c"],
+        Shaped[np.ndarray, "*batch"] | np.int32,
+    ]:
+        if not isinstance(index, slice):
+            index = np.arange(len(self))[index]
+        return self.images[index], self.labels[index]
+
+    def subset(self, indices: Int[np.ndarray, " m"] | Sequence[int]) -> Dataset:
+        """The data set of the images at `indices`, in that order; nothing is decoded.
+
+        Args:
+          indices: positions in this data set.
+
+        Returns:
+          The smaller data set.
+
+        Raises:
+          IndexError: a position is outside the data set.
+        """
+        positions = np.arange(len(self))[np.asarray(indices)]
+        stored = self.images
+        images = stored.take(positions) if isinstance(stored, EncodedImages) else stored[positions]
+        return dataclasses.replace(self, images=images, labels=self.labels[positions])

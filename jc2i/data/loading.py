@@ -1,0 +1,89 @@
+"""One entrance to every source of data."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from jc2i.checks import invalid, one_of
+from jc2i.data import tfds
+from jc2i.data.archive import load_archive
+from jc2i.data.dataset import Dataset
+from jc2i.data.digits import load_digits
+from jc2i.data.folder import load_folder
+from jc2i.data.npz import load_npz
+from jc2i.data.splits import HALVES, SPLITS, half
+
+
+def load(
+    name_or_path: str | os.PathLike[str],
+    split: str,
+    *,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    classes: Sequence[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Dataset:
+    """A data set's split, by name or path.
+
+    Training, calibration and evaluation are disjoint by construction: calibration and evaluation
+    are the two halves of one fixed permutation of the test images (of the validation images where
+    no test images are stored, of all images where the source has no splits).
+
+    Args:
+      name_or_path: `"digits"`; a folder or .tar, .tar.gz, .tar.xz of images at
+        `<split>/<class>/<image>` or `<class>/<image>`; a NumPy .npz file; a folder prepared by
+        TFDS as array_record, or the name of one in `data_dir` (`"cifar100"`, `"food101"`,
+        `"caltech_birds2011"`).
+      split: `"train"`, `"validation"`, `"test"`, `"all"` (every stored split), `"calibration"` or
+        `"evaluation"`.
+      size: height and width in pixels to resize to (bicubic); None for the images' own, which
+        must then be the same for all.
+      channels: 1 (grey) or 3 (RGB) for image files; None for RGB, or what TFDS declares. Arrays
+        keep theirs.
+      classes: for folders and archives, the class folders' names in the order of the labels (for
+        example all of ImageNet's, where the folder has a few); None for the sorted names.
+      data_dir: where TFDS keeps prepared data sets; None for `$TFDS_DATA_DIR`, or else
+        `~/tensorflow_datasets`.
+
+    Returns:
+      The data set.
+
+    Raises:
+      ValueError: an argument is out of range, or what is at `name_or_path` is damaged or of
+        another layout; the message names the argument or file. An image file that is damaged
+        behind its header is found when it is indexed.
+      ImportError: the source needs a package that is not installed.
+    """
+    one_of("split", split, SPLITS)
+    path, name = Path(name_or_path), str(name_or_path)
+    prepared = tfds.data_directory(data_dir)
+    if name == "digits":
+        _takes_none("digits", channels=channels, classes=classes)
+        dataset = load_digits(split, size=size)
+    elif path.is_file() and path.suffix == ".npz":
+        _takes_none("a .npz file", channels=channels, classes=classes)
+        dataset = load_npz(path, split, size=size)
+    elif path.is_file() and (".tar" in path.suffixes or tarfile.is_tarfile(path)):
+        dataset = load_archive(path, split, size=size, channels=channels, classes=classes)
+    elif path.is_dir() and not tfds.is_prepared(path):
+        dataset = load_folder(path, split, size=size, channels=channels, classes=classes)
+    elif path.is_dir() or (path := tfds.find_prepared(name, prepared)):
+        _takes_none("a TFDS data set", classes=classes)
+        dataset = tfds.load_prepared(path, split, size=size, channels=channels)
+    else:
+        raise invalid(
+            "name_or_path",
+            f"{name!r}, which is not there and not prepared in {prepared}",
+            "'digits', an image folder, a .tar(.gz, .xz), an .npz, or the name of a TFDS data set "
+            f"prepared with: {tfds.how_to_prepare(name, prepared)}",
+        )
+    return dataset.subset(half(len(dataset), split)) if split in HALVES else dataset
+
+
+def _takes_none(source: str, **options: object) -> None:
+    for argument, got in options.items():
+        if got is not None:
+            raise invalid(argument, repr(got), f"None for {source}")

@@ -1,0 +1,106 @@
+"""NumPy .npz files, with the keys that MedMNIST, Keras and others use."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jc2i.checks import invalid
+from jc2i.data.dataset import Dataset
+from jc2i.data.pixels import resize
+from jc2i.data.splits import split_of, stored_splits
+
+_KEYS = "keys <split>_images and <split>_labels, x_<split> and y_<split>, or images and labels"
+
+
+def load_npz(path: Path, split: str, *, size: tuple[int, int] | None = None) -> Dataset:
+    """Arrays of images and labels; the split's images are held in memory. Pickles are refused.
+
+    Args:
+      path: the file. Keys `<split>_images` and `<split>_labels` or `x_<split>` and `y_<split>`
+        (split: train, val, test), or `images` and `labels`. Images [n, h, w] or [n, h, w, c] with
+        1 or 3 channels, uint8 or float in [0, 1]; labels [n] or [n, 1], integers from 0. A key
+        `classes` may hold the names of the classes, which are else their numbers.
+      split: one of `SPLITS`; a file without splits has only `"all"` and its halves.
+      size: height and width in pixels to resize to (bicubic), or None for the stored size.
+
+    Returns:
+      The data set.
+
+    Raises:
+      ValueError: the file is damaged, not an .npz, or its keys, shapes, types or values are none
+        of these; there is no such split.
+    """
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            return _read(file, path, split, size)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise invalid(
+            "name_or_path", f"{path}, not a whole file ({error})", "a NumPy .npz file"
+        ) from error
+
+
+def _read(file: Any, path: Path, split: str, size: tuple[int, int] | None) -> Dataset:
+    keys = {}
+    for key in file.files:
+        start, _, end = key.partition("_")
+        if start == "x" and f"y_{end}" in file.files and split_of(end):
+            keys[split_of(end)] = (key, f"y_{end}")
+        elif end == "images" and f"{start}_labels" in file.files and split_of(start):
+            keys[split_of(start)] = (key, f"{start}_labels")
+    if not keys and {"images", "labels"} <= set(file.files):
+        keys[None] = ("images", "labels")
+    if not keys:
+        raise invalid("name_or_path", f"{path} with keys {', '.join(file.files)}", _KEYS)
+    chosen = stored_splits(split, keys, str(path))
+    # Every split's labels count the classes: a split may lack some.
+    labels = {name: _labels(_array(file, path, keys[name][1]), keys[name][1]) for name in keys}
+    images = [_images(_array(file, path, keys[name][0]), keys[name][0], size) for name in chosen]
+    if "classes" in file.files:
+        classes = tuple(str(name) for name in _array(file, path, "classes"))
+    else:
+        count = 1 + max(int(each.max(initial=-1)) for each in labels.values())
+        classes = tuple(str(label) for label in range(count))
+    if len({each.shape[1:] for each in images}) > 1:
+        raise invalid("name_or_path", f"{path} with splits of different shapes", "one shape")
+    return Dataset(
+        np.concatenate(images) if len(images) > 1 else images[0],
+        np.concatenate([labels[name] for name in chosen]),
+        classes,
+        path.stem,
+    )
+
+
+def _array(file: Any, path: Path, key: str) -> np.ndarray:
+    try:
+        return file[key]
+    except ValueError as error:  # pickled objects, or bytes that are not an array
+        raise invalid(f"{path}[{key!r}]", f"no plain array ({error})", "an array") from error
+
+
+def _images(images: np.ndarray, key: str, size: tuple[int, int] | None) -> np.ndarray:
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise invalid(key, f"shape {images.shape}", "[n, h, w] or [n, h, w, c] with c 1 or 3")
+    if images.dtype != np.uint8:
+        if not np.issubdtype(images.dtype, np.floating):
+            raise invalid(key, f"dtype {images.dtype}", "uint8 in 0..255 or float in [0, 1]")
+        # Written so that a NaN is refused too.
+        if not (images.min(initial=0) >= 0 and images.max(initial=0) <= 1):
+            raise invalid(
+                key, f"values from {images.min()} to {images.max()}", "float values in [0, 1]"
+            )
+    return images if size is None else resize(images, size)
+
+
+def _labels(labels: np.ndarray, key: str) -> np.ndarray:
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise invalid(key, f"shape {labels.shape}, dtype {labels.dtype}", "integers [n] or [n, 1]")
+    return labels.astype(np.int32)

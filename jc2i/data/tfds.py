@@ -1,0 +1,135 @@
+"""Data sets prepared by TensorFlow Datasets (TFDS), read without TensorFlow."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jc2i.checks import invalid
+from jc2i.data.dataset import Dataset
+from jc2i.data.encoded import encoded_images
+from jc2i.data.splits import split_of, stored_splits
+
+_DESCRIPTION = "dataset_info.json"
+
+
+def data_directory(data_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Where TFDS keeps prepared data sets.
+
+    Args:
+      data_dir: the folder, or None for `$TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
+
+    Returns:
+      The folder, which need not exist.
+    """
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def is_prepared(directory: Path) -> bool:
+    """Whether a folder is one version of a prepared data set."""
+    return (directory / _DESCRIPTION).is_file()
+
+
+def find_prepared(name: str, data_dir: Path) -> Path | None:
+    """The newest prepared version of a data set.
+
+    Args:
+      name: the data set's TFDS name, with its configuration after a slash where it has several.
+      data_dir: the folder that holds `<name>/<version>`.
+
+    Returns:
+      The version's folder, or None if there is none.
+    """
+    versions = [found for found in (data_dir / name).glob("*") if is_prepared(found)]
+    return max(versions, key=_version, default=None)
+
+
+def how_to_prepare(name: str, data_dir: str | Path) -> str:
+    """The command that prepares a data set once, for a message."""
+    return f"tfds build {name} --file_format=array_record --data_dir={data_dir}"
+
+
+def load_prepared(
+    directory: Path,
+    split: str,
+    *,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+) -> Dataset:
+    """A prepared image-classification data set, decoded when indexed.
+
+    Labels are read now, in one pass over the split's records.
+
+    Args:
+      directory: the folder of one version, as array_record files.
+      split: one of `SPLITS`.
+      size: height and width in pixels to resize to, or None if all images have one size.
+      channels: 1 for grey, 3 for RGB, or None for what the data set declares.
+
+    Returns:
+      The data set.
+
+    Raises:
+      ImportError: tensorflow-datasets is not installed.
+      ValueError: the folder is damaged, holds other files than array_record, or no images with
+        class labels; there is no such split; see `encoded_images`.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(f"{directory} needs tensorflow-datasets: jc2i[datasets]") from error
+    builder = _builder(directory)
+    features, kind = dict(builder.info.features.items()), builder.info.file_format
+    if kind is not tfds.core.FileFormat.ARRAY_RECORD:
+        raise invalid(
+            "name_or_path",
+            f"{directory} prepared as {kind.value}",
+            f"array_record: {how_to_prepare(builder.name, '<folder>')}",
+        )
+    image_key, label_key = (builder.info.supervised_keys or ("image", "label"))[:2]
+    image, label = features.get(image_key), features.get(label_key)
+    if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
+        raise invalid(
+            "name_or_path",
+            f"{directory} with {image_key}: {image}, {label_key}: {label}",
+            "an Image and a ClassLabel",
+        )
+
+    available = {split_of(name): name for name in builder.info.splits if split_of(name)}
+    chosen = "+".join(available[name] for name in stored_splits(split, available, str(directory)))
+    # Every image stays encoded, also those not asked for, such as a mask.
+    decoders = {
+        key: tfds.decode.SkipDecoding()
+        for key, feature in features.items()
+        if isinstance(feature, tfds.features.Image)
+    }
+    source = builder.as_data_source(chosen, decoders=decoders)
+    height, width, declared_channels = image.shape
+    declared_size = (height, width) if height and width else None
+    images = encoded_images(
+        [f"{directory}:{chosen}[{index}]" for index in range(len(source))],
+        range(len(source)),
+        lambda index: source[index][image_key],
+        size=size or declared_size,
+        channels=channels or declared_channels,
+    )
+    labels = np.array([record[label_key] for record in source], np.int32)
+    return Dataset(images, labels, tuple(features[label_key].names), builder.name)
+
+
+def _builder(directory: Path) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder_from_directory(str(directory))
+    except Exception as error:  # what TFDS's parsers raise has no common type
+        raise invalid(
+            "name_or_path", f"{directory}, not readable ({error})", "a prepared TFDS folder"
+        ) from error
+
+
+def _version(directory: Path) -> list[int]:
+    return [int(part) for part in directory.name.split(".")]

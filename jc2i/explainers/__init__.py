@@ -1,0 +1,28 @@
+"""Explainers: `(model, images, targets, *, key=None, **options) -> maps[batch, height, width]`.
+
+gradients      sensitivity, gradient_x_input, integrated_gradients, smoothgrad
+perturbation   occlusion, rise, meaningful_perturbation
+baselines      random_map
+"""
+
+from __future__ import annotations
+
+from jc2i.explainers.baselines import random_map
+from jc2i.explainers.gradients import (
+    gradient_x_input,
+    integrated_gradients,
+    sensitivity,
+    smoothgrad,
+)
+from jc2i.explainers.perturbation import meaningful_perturbation, occlusion, rise
+
+__all__ = [
+    "gradient_x_input",
+    "integrated_gradients",
+    "meaningful_perturbation",
+    "occlusion",
+    "random_map",
+    "rise",
+    "sensitivity",
+    "smoothgrad",
+]

@@ -1,0 +1,39 @@
+"""Maps that know nothing of the model, to compare explainers with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+from jaxtyping import Array, Float, Int, Key
+
+from jc2i.boundary import public
+
+
+@public(stochastic=True)
+def random_map(
+    model: Callable,
+    images: Float[Array, "batch height width channel"],
+    targets: Int[Array, " batch"],
+    *,
+    key: Key[Array, "*batch"] | None = None,
+    batch_size: int | None = None,
+) -> Float[Array, "batch height width"]:
+    """A random map: every pixel's importance uniform in [0, 1). Cost: no evaluation.
+
+    Args:
+      model: not queried.
+      images: images; only their size matters.
+      targets: not used.
+      key: one key, or one for each image; required.
+      batch_size: not used.
+
+    Returns:
+      Random maps.
+
+    Raises:
+      ValueError: for bad input, naming the argument.
+    """
+    del model, targets, batch_size
+    shape = images.shape[1:3]
+    return jax.vmap(lambda key: jax.random.uniform(key, shape, images.dtype))(key)

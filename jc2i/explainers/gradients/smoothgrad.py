@@ -1,0 +1,68 @@
+"""SmoothGrad: the gradient averaged over noisy copies of the image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from jc2i import checks, streaming
+from jc2i.boundary import public
+from jc2i.explainers.gradients.input_gradient import reduce_channels, repeated_gradient
+
+
+@public(stochastic=True)
+def smoothgrad(
+    model: Callable,
+    images: Float[Array, "batch height width channel"],
+    targets: Int[Array, " batch"],
+    *,
+    key: Key[Array, "*batch"] | None = None,
+    samples: int = 60,
+    noise: float = 0.2,
+    relative: bool = False,
+    channels: str | None = "abs_sum",
+    batch_size: int | None = None,
+) -> Float[Array, "batch height width *channel"]:
+    """SmoothGrad: the mean gradient over images with Gaussian noise.
+
+    S(x)_i = 1/n sum_k dF(x + e_k)_c / dx_i, e_k ~ N(0, noise^2) (Smilkov et al. 2017; Fel et al.,
+    MeGe, appendix B). Cost: `samples` gradient evaluations; memory does not grow with them.
+
+    Args:
+      model: callable pytree, images -> scores[batch, classes].
+      images: images, in [0, 1] unless the model says otherwise.
+      targets: class whose score is explained, one an image.
+      key: one key, or one for each image; required.
+      samples: noisy copies, at least 1.
+      noise: standard deviation, in the image's own units.
+      relative: whether `noise` is a fraction of the image's range (max - min) instead.
+      channels: `"abs_sum"`, `"sum"`, `"max_abs"`, or None; applied to the mean gradient.
+      batch_size: most model evaluations in flight; None for one sample of the whole batch.
+
+    Returns:
+      Raw saliency maps.
+
+    Raises:
+      ValueError: for bad input, naming the argument.
+    """
+    checks.positive(samples=samples)
+    checks.require(noise >= 0, "noise", noise, "a standard deviation of at least 0")
+    scale = jnp.full(images.shape[0], noise, images.dtype)
+    if relative:
+        scale = noise * (images.max(axis=(1, 2, 3)) - images.min(axis=(1, 2, 3)))
+
+    def noisy(key: Array, image: Array, scale: Array, index: Array) -> Array:
+        draw = jax.random.normal(jax.random.fold_in(key, index), image.shape, image.dtype)
+        return image + scale * draw
+
+    over_samples = jax.vmap(noisy, (None, None, None, 0))
+
+    def summed(index: Array) -> Array:
+        variants = jax.vmap(over_samples, (0, 0, 0, None))(key, images, scale, index)
+        return repeated_gradient(model, variants, targets).sum(axis=1)
+
+    chunk = streaming.per_step(images.shape[0], batch_size)
+    return reduce_channels(streaming.accumulate(summed, samples, chunk) / samples, channels)

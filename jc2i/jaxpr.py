@@ -1,0 +1,169 @@
+"""The evaluator: one walk over a model's jaxpr in which chosen primitives get another meaning.
+
+`evaluate` runs a jaxpr equation by equation; a table of rules, keyed by primitive name, replaces
+the equations it names. It descends into `jit` and `remat` calls and leaves every other equation,
+loops and custom derivatives included, as it stands. `fast_gradients` is its first use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+from jaxtyping import Array
+
+Rule = Callable[..., Sequence[Array]]
+"""A rule takes the equation's parameters and its inputs, and returns its outputs."""
+
+CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "checkpoint": "jaxpr",
+    "remat2": "jaxpr",
+}
+"""Primitives that only call an inner jaxpr, with the parameter that holds it."""
+
+
+def trace(function: Callable, *arguments: Any) -> tuple[jex.ClosedJaxpr, Any]:
+    """The jaxpr of a function at these arguments, and the tree structure of its result."""
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    return closed, jax.tree.structure(shape)
+
+
+def evaluate(
+    jaxpr: jex.Jaxpr, constants: Sequence[Any], rules: Mapping[str, Rule], *arguments: Any
+) -> list[Any]:
+    """Evaluates a jaxpr with some primitives replaced.
+
+    Args:
+      jaxpr: the open jaxpr.
+      constants: values of its constant variables.
+      rules: by primitive name, a function `(parameters, *inputs) -> outputs`.
+      *arguments: values of its input variables, flat.
+
+    Returns:
+      The values of its outputs, flat.
+    """
+    values: dict[Any, Any] = {}
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, jex.Literal) else values[atom]
+
+    values.update(zip(jaxpr.constvars, constants, strict=True))
+    values.update(zip(jaxpr.invars, arguments, strict=True))
+    for equation in jaxpr.eqns:
+        inputs = [read(atom) for atom in equation.invars]
+        outputs = _evaluate_equation(equation, rules, inputs)
+        values.update(zip(equation.outvars, outputs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _evaluate_equation(
+    equation: jex.JaxprEqn, rules: Mapping[str, Rule], inputs: list[Any]
+) -> Sequence[Any]:
+    primitive, parameters = equation.primitive, equation.params
+    if primitive.name in rules:
+        return rules[primitive.name](parameters, *inputs)
+    if primitive.name in CALLS:
+        return _evaluate_call(primitive.name, parameters, rules, inputs)
+    outputs = primitive.bind(*inputs, **primitive.get_bind_params(parameters))
+    return outputs if primitive.multiple_results else [outputs]
+
+
+def _evaluate_call(
+    name: str, parameters: dict[str, Any], rules: Mapping[str, Rule], inputs: list[Any]
+) -> Sequence[Any]:
+    inner = parameters[CALLS[name]]
+    constants = ()
+    if isinstance(inner, jex.ClosedJaxpr):
+        inner, constants = inner.jaxpr, inner.consts
+
+    def call(*arguments: Any) -> list[Any]:
+        return evaluate(inner, constants, rules, *arguments)
+
+    if name in ("checkpoint", "remat2"):
+        call = jax.checkpoint(
+            call, prevent_cse=parameters["prevent_cse"], policy=parameters["policy"]
+        )
+    return call(*inputs)
+
+
+def fast_gradients(model: Callable) -> Callable:
+    """The same model with convolutions whose input gradient stays fast inside a loop on CPU.
+
+    XLA:CPU computes JAX's own input gradient of a convolution, whose kernel is in a transposed
+    layout, with a generic loop about ten times slower than a convolution once it stands inside
+    `scan` or `while`. Here the gradient is written as an ordinary convolution of the (dilated)
+    cotangent with the flipped, transposed kernel. On other backends the model is returned as is.
+
+    Args:
+      model: images -> scores, any JAX function.
+
+    Returns:
+      A function with equal values and, to rounding, equal gradients; reverse mode only.
+    """
+    if jax.default_backend() != "cpu":
+        return model
+
+    def evaluated(images: Array) -> Any:
+        closed, structure = trace(model, images)
+        rules = {"conv_general_dilated": _canonical_convolution}
+        outputs = evaluate(closed.jaxpr, closed.consts, rules, images)
+        return jax.tree.unflatten(structure, outputs)
+
+    return evaluated
+
+
+def _canonical_convolution(parameters: dict[str, Any], images: Array, kernel: Array) -> list[Array]:
+    def convolve(images: Array, kernel: Array) -> Array:
+        return jax.lax.conv_general_dilated_p.bind(images, kernel, **parameters)
+
+    numbers = parameters["dimension_numbers"]
+    plain = (
+        parameters["feature_group_count"] == parameters["batch_group_count"] == 1
+        and all(dilation == 1 for dilation in parameters["lhs_dilation"])
+        and numbers.lhs_spec == numbers.out_spec
+    )
+    if not plain:
+        return [convolve(images, kernel)]
+    convolution = jax.custom_vjp(convolve)
+
+    def forward(images: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+        return convolve(images, kernel), (images, kernel)
+
+    def backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+        images, kernel = residuals
+        by_kernel = jax.vjp(lambda kernel: convolve(images, kernel), kernel)[1]
+        by_images = _input_gradient(parameters, images.shape, kernel, cotangent)
+        return by_images.astype(images.dtype), by_kernel(cotangent)[0]
+
+    convolution.defvjp(forward, backward)
+    return [convolution(images, kernel)]
+
+
+def _input_gradient(
+    parameters: dict[str, Any], shape: tuple[int, ...], kernel: Array, cotangent: Array
+) -> Array:
+    """The transpose of a convolution as a convolution with stride 1."""
+    numbers = parameters["dimension_numbers"]
+    out_axis, in_axis, *kernel_axes = numbers.rhs_spec
+    axes = numbers.lhs_spec[2:]
+    strides = parameters["window_strides"]
+    if any(stride > 1 for stride in strides):
+        interior = [(0, 0, 0)] * cotangent.ndim
+        for axis, stride in zip(axes, strides, strict=True):
+            interior[axis] = (0, 0, stride - 1)
+        cotangent = jax.lax.pad(cotangent, jnp.zeros((), cotangent.dtype), interior)
+    padding = []
+    for i, axis in enumerate(axes):
+        extent = (kernel.shape[kernel_axes[i]] - 1) * parameters["rhs_dilation"][i] + 1
+        before = extent - 1 - parameters["padding"][i][0]
+        after = shape[axis] - cotangent.shape[axis] - before + extent - 1
+        padding.append((before, after))
+    flipped = jnp.swapaxes(jax.lax.rev(kernel, kernel_axes), out_axis, in_axis)
+    canonical = {"window_strides": (1,) * len(axes), "padding": tuple(padding)}
+    return jax.lax.conv_general_dilated_p.bind(cotangent, flipped, **parameters | canonical)

@@ -1,0 +1,113 @@
+"""Models on disk: a folder with the architecture as JSON beside an orbax checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jc2i.checks import invalid
+from jc2i.models.classifier import Classifier, require_same_shapes, weights, with_weights
+from jc2i.models.registry import blank
+
+_DESCRIPTION = "model.json"
+_WEIGHTS = "weights"
+
+
+def save(model: Classifier, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Writes a model to a folder, whole or not at all.
+
+    Args:
+      model: made by `create`, `load` or `from_torch`, trained or not.
+      path: the folder to make.
+      overwrite: whether a model that is there already is replaced.
+
+    Raises:
+      FileExistsError: if there is something at `path`, unless it is a model and `overwrite` is
+        True.
+    """
+    import orbax.checkpoint
+
+    path = Path(path).absolute()
+    if path.exists() and not (overwrite and (path / _DESCRIPTION).is_file()):
+        hint = "holds no model" if overwrite else "exists: pass overwrite=True to replace a model"
+        raise FileExistsError(f"{path} {hint}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
+        new = Path(scratch) / "new"
+        new.mkdir()
+        values = {name: np.asarray(value) for name, value in weights(model).items()}
+        with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+            checkpointer.save(new / _WEIGHTS, values)
+        description = {
+            "architecture": model.architecture,
+            "options": model.options,
+            "files": _checksums(new / _WEIGHTS),
+        }
+        (new / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+        if path.exists():
+            path.rename(Path(scratch) / "old")
+        new.rename(path)
+
+
+def load(name_or_path: str | os.PathLike[str]) -> Classifier:
+    """Reads a model that `save` wrote.
+
+    Args:
+      name_or_path: the folder.
+
+    Returns:
+      A callable pytree `images -> logits` in evaluation mode, its weights equal to the bit.
+
+    Raises:
+      FileNotFoundError: if there is no such folder, saying how to get one.
+      ValueError: if it is no model of this package, or damaged.
+    """
+    path = Path(name_or_path).absolute()
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{os.fspath(name_or_path)!r} is no folder, and no weights come with the package: "
+            "train with experiments/train.py, or read a PyTorch file with "
+            "jc2i.models.from_torch and keep it with jc2i.models.save"
+        )
+    description = _description(path)
+    model = blank(description["architecture"], **description["options"])
+    values = _restore(path / _WEIGHTS)
+    expected = {name: value.shape for name, value in weights(model).items()}
+    require_same_shapes(str(path), expected, values, f"the weights of {model.architecture}")
+    return with_weights(model, values)
+
+
+def _description(path: Path) -> dict[str, Any]:
+    takes = "a folder that jc2i.models.save wrote"
+    try:
+        description = json.loads((path / _DESCRIPTION).read_text())
+        known = {"architecture", "options", "files"} <= description.keys()
+    except (OSError, ValueError, AttributeError):
+        known, description = False, {}
+    if not known:
+        raise invalid("path", f"{path} (without a {_DESCRIPTION} that can be read)", takes)
+    # Checked first: over a damaged file orbax prints hundreds of lines, and it fills some gaps.
+    if description["files"] != _checksums(path / _WEIGHTS):
+        raise invalid("path", f"{path} (damaged or incomplete)", takes)
+    return description
+
+
+def _restore(folder: Path) -> dict[str, np.ndarray]:
+    import orbax.checkpoint
+
+    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(folder)
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }

@@ -1,0 +1,178 @@
+"""What every architecture here shares: normalisation inside the model, layers, named weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+
+from jc2i.checks import Array, describe, invalid, require
+
+
+class Classifier(nnx.Module):
+    """A classifier `images -> logits`, callable and a pytree whose leaves are its weights.
+
+    It is built in evaluation mode (batch norms use their running statistics) and with blank
+    weights, which `create`, `load` or `from_torch` fill. `train()` and `eval()` switch the mode in
+    place. Everything but the weights is static.
+
+    Args:
+      architecture: the name under which `create` builds it.
+      classes: the number of classes.
+      channels: the number of channels of the images.
+      size: the height and width of the images, or None where any will do.
+      mean: for each channel, what is subtracted from the images (0 by default).
+      std: for each channel, what the difference is divided by (1 by default).
+      normalize: False keeps `mean` and `std` at hand but leaves the images as they are.
+    """
+
+    def __init__(
+        self,
+        architecture: str,
+        *,
+        classes: int,
+        channels: int,
+        size: int | None,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        normalize: bool,
+    ) -> None:
+        require(classes >= 1, "classes", classes, "a whole number above 0")
+        require(channels >= 1, "channels", channels, "a whole number above 0")
+        self.architecture = architecture
+        self.classes = int(classes)
+        self.channels = int(channels)
+        self.size = size
+        self.mean = _per_channel("mean", mean, channels, default=0.0)
+        self.std = _per_channel("std", std, channels, default=1.0)
+        require(min(self.std) > 0, "std", self.std, "numbers above 0")
+        self.normalize = normalize
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments that build this model again, as JSON can hold them."""
+        names = ("classes", "channels", "mean", "std", "normalize")
+        return {name: getattr(self, name) for name in names}
+
+    def preprocess(
+        self, images: Float[Array, "batch height width channels"]
+    ) -> Float[jax.Array, "batch height width channels"]:
+        """The images as the first layer takes them: (images - mean) / std.
+
+        Args:
+          images: in [0, 1].
+
+        Returns:
+          Normalised images, or the same ones for a model with `normalize=False`.
+
+        Raises:
+          ValueError: for another rank, number of channels, size, or an integer type.
+        """
+        size = ("height", "width") if self.size is None else (self.size, self.size)
+        takes = f"floats[batch, {size[0]}, {size[1]}, {self.channels}] in [0, 1]"
+        fits = (
+            images.ndim == 4
+            and images.shape[3] == self.channels
+            and (self.size is None or images.shape[1:3] == size)
+            and jnp.issubdtype(images.dtype, jnp.floating)
+        )
+        require(fits, "images", describe(images), f"{takes} ({self.architecture})")
+        if not self.normalize:
+            return jnp.asarray(images)
+        dtype = images.dtype
+        return (images - jnp.asarray(self.mean, dtype)) / jnp.asarray(self.std, dtype)
+
+
+def _per_channel(
+    argument: str, values: Sequence[float] | None, channels: int, default: float
+) -> tuple[float, ...]:
+    if values is None:
+        return (default,) * channels
+    if len(values) != channels:
+        raise invalid(argument, tuple(values), f"one number for each of {channels} channels")
+    return tuple(map(float, values))
+
+
+# The layers start blank: an initialiser that draws compiles once for each shape of kernel, seconds
+# that a model read from a file need not spend.
+_BLANK = nnx.initializers.zeros
+
+
+def convolution(
+    inputs: int, outputs: int, *, size: int = 3, stride: int = 1, bias: bool = False
+) -> nnx.Conv:
+    """A blank square convolution, padded by `size // 2` on every side as PyTorch's are."""
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (size, size),
+        strides=stride,
+        # "SAME" would pad a stride of 2 on one side only.
+        padding=((size // 2, size // 2),) * 2,
+        use_bias=bias,
+        kernel_init=_BLANK,
+        rngs=nnx.Rngs(0),
+    )
+
+
+def batch_norm(channels: int) -> nnx.BatchNorm:
+    """A batch norm in evaluation mode, with PyTorch's epsilon and momentum."""
+    return nnx.BatchNorm(
+        channels, use_running_average=True, epsilon=1e-5, momentum=0.9, rngs=nnx.Rngs(0)
+    )
+
+
+def dense(inputs: int, outputs: int) -> nnx.Linear:
+    """A blank dense layer."""
+    return nnx.Linear(inputs, outputs, kernel_init=_BLANK, rngs=nnx.Rngs(0))
+
+
+def weights(model: Classifier) -> dict[str, jax.Array]:
+    """A model's weights by name, such as `"layer1.0.conv1.kernel"`."""
+    return {_name(path): value[...] for path, value in nnx.to_flat_state(nnx.state(model))}
+
+
+ModelType = TypeVar("ModelType", bound=Classifier)
+
+
+def with_weights(model: ModelType, values: Mapping[str, Any]) -> ModelType:
+    """The same model with other weights, each cast to the type of the one it replaces.
+
+    Args:
+      model: any classifier of this package.
+      values: an array for every name that `weights(model)` has.
+
+    Returns:
+      A new model; the one given is unchanged.
+    """
+    graph, state = nnx.split(model)
+    flat = [
+        (path, old.replace(jnp.asarray(values[_name(path)], old.dtype)))
+        for path, old in nnx.to_flat_state(state)
+    ]
+    return nnx.merge(graph, nnx.from_flat_state(flat))
+
+
+def _name(path: tuple[str | int, ...]) -> str:
+    return ".".join(map(str, path))
+
+
+def require_same_shapes(
+    source: str, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Any], takes: str
+) -> None:
+    """Refuses weights that are not exactly the expected ones, listing every difference by name."""
+    missing = [f"{name} {list(expected[name])}" for name in expected if name not in found]
+    surplus = [f"{name} {list(np.shape(found[name]))}" for name in found if name not in expected]
+    misshapen = [
+        f"{name} {list(np.shape(found[name]))} instead of {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and np.shape(found[name]) != shape
+    ]
+    problems = {"missing": missing, "surplus": surplus, "misshapen": misshapen}
+    got = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
+    require(not got, "path", f"{source} ({got})", takes)

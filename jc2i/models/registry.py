@@ -1,0 +1,95 @@
+"""The architectures by name."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import jax
+import numpy as np
+
+from jc2i.checks import describe, invalid
+from jc2i.models.classifier import Classifier, weights, with_weights
+from jc2i.models.resnet_cifar import ResNetCifar
+from jc2i.models.small import Small
+from jc2i.models.vgg import CONVOLUTIONS, VGGCifar
+
+ARCHITECTURES: dict[str, tuple[type[Classifier], dict[str, int]]] = {
+    **{f"resnet{depth}_cifar": (ResNetCifar, {"depth": depth}) for depth in (20, 32, 44, 56)},
+    **{f"vgg{depth}_bn_cifar": (VGGCifar, {"depth": depth}) for depth in CONVOLUTIONS},
+    "small": (Small, {}),
+}
+"""The class of each architecture, and the arguments that its name stands for."""
+
+
+def names() -> tuple[str, ...]:
+    """The names that `create`, `from_torch` and saved models go by.
+
+    Returns:
+      Every architecture's name.
+    """
+    return tuple(ARCHITECTURES)
+
+
+def create(name: str, *, classes: int, key: jax.Array, **options: Any) -> Classifier:
+    """A new model in evaluation mode, its weights drawn at random.
+
+    Kernels are normal with variance 2 / fan-in (He et al. 2015, equation 10), biases 0, batch
+    norms the identity.
+
+    Args:
+      name: one of `names()`.
+      classes: the number of classes.
+      key: a `jax.random.key`.
+      **options: the architecture's own: `mean`, `std`, `normalize`, `channels` for all, `shortcut`
+        for the residual networks, `size`, `widths`, `hidden` for the small one.
+
+    Returns:
+      A callable pytree `images -> logits`.
+
+    Raises:
+      ValueError: for an unknown name or option, or an option out of its range.
+    """
+    model = blank(name, classes=classes, **options)
+    old = weights(model)
+    kernels = {n: value for n, value in old.items() if n.endswith("kernel")}
+    count = sum(value.size for value in kernels.values())
+    if not isinstance(key, jax.Array):
+        raise invalid("key", describe(key), "a jax.random.key")
+    # One draw for all: a draw compiles again for each shape, which takes seconds.
+    drawn = np.split(
+        np.asarray(jax.random.normal(key, (count,))),
+        np.cumsum([value.size for value in kernels.values()])[:-1],
+    )
+    new = {
+        n: part.reshape(value.shape) * np.sqrt(2.0 / np.prod(value.shape[:-1]))
+        for (n, value), part in zip(kernels.items(), drawn, strict=True)
+    }
+    return with_weights(model, old | new)
+
+
+def blank(name: str, **options: Any) -> Classifier:
+    """A model in evaluation mode whose kernels are zero, for weights from elsewhere.
+
+    Args:
+      name: one of `names()`.
+      **options: as `create` takes them, `classes` among them.
+
+    Returns:
+      The model.
+
+    Raises:
+      ValueError: for an unknown name or option.
+    """
+    if name not in ARCHITECTURES:
+        raise invalid("name", repr(name), f"one of {', '.join(names())}")
+    build, fixed = ARCHITECTURES[name]
+    known = [
+        parameter.name
+        for parameter in inspect.signature(build.__init__).parameters.values()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise invalid("options", ", ".join(unknown), f"those of {name}: {', '.join(known)}")
+    return build(**fixed, **options)

@@ -1,0 +1,219 @@
+"""Reading PyTorch weight files without torch, and without running what is in them.
+
+`torch.save` pickles, and unpickling runs code: a pickle names functions, which the reader imports
+and calls. The reader here imports nothing. A name on the list below gets a harmless stand-in, any
+other is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from jc2i.checks import invalid
+
+# The pickled number that opens a file of torch.save before version 1.6.
+_LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+_LEGACY_PROTOCOL = 1001
+_ZIP_START = b"PK\x03\x04"
+
+_STORAGES = {
+    "DoubleStorage": np.dtype("<f8"),
+    "FloatStorage": np.dtype("<f4"),
+    "HalfStorage": np.dtype("<f2"),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "LongStorage": np.dtype("<i8"),
+    "IntStorage": np.dtype("<i4"),
+    "ShortStorage": np.dtype("<i2"),
+    "CharStorage": np.dtype("i1"),
+    "ByteStorage": np.dtype("u1"),
+    "BoolStorage": np.dtype("?"),
+}
+
+# What training scripts leave beside the weights. It is passed over, so its stand-in holds nothing.
+_PASSED_OVER = {
+    ("argparse", "Namespace"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"),
+    ("_codecs", "encode"),
+    ("torch", "device"),
+}
+
+# Under which key a training script's file may hold the weights.
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+
+
+def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The tensors of a PyTorch weight file by name, without torch and without running its code.
+
+    It reads `torch.save`'s zip format, the pickle format of versions before 1.6, and safetensors;
+    a state dict by itself or under `"state_dict"`, `"model_state_dict"`, `"model"` or `"net"`. The
+    prefix `module.` of parallel training is taken off.
+
+    Args:
+      path: the file.
+
+    Returns:
+      Read-only arrays; tensors that share storage in the file share memory here.
+
+    Raises:
+      ValueError: for a file that is none of these, is truncated, or names anything but tensors and
+        plain values.
+    """
+    data = Path(path).read_bytes()
+    try:
+        if data.startswith(_ZIP_START):
+            tensors = _read_zip(data)
+        elif data.startswith(_LEGACY_START):
+            tensors = _read_legacy(data)
+        elif data[8:9] == b"{":
+            tensors = _read_safetensors(path)
+        else:
+            raise _Refused("empty file" if not data else "unknown format")
+    # Unpickling garbage raises errors of almost every kind.
+    except Exception as error:
+        reason = str(error) if isinstance(error, _Refused) else f"damaged or truncated: {error}"
+        takes = "a whole PyTorch weight file (torch.save or safetensors)"
+        raise invalid("path", f"{os.fspath(path)} ({reason})", takes) from error
+    return tensors
+
+
+class _Refused(Exception):
+    """The content is readable but nothing that this reader takes."""
+
+
+class _Tensor(NamedTuple):
+    """A tensor as pickled: a window on a storage that is read later."""
+
+    storage: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class _Unpickler(pickle.Unpickler):
+    """Unpickles plain values and tensors; records the storages that the tensors lie in.
+
+    A pickle may set attributes on what `find_class` gives it, so that is never anything shared and
+    mutable: strings, built-in types, bound methods, and a class of this unpickler's own.
+    """
+
+    def __init__(self, stream: io.BytesIO) -> None:
+        super().__init__(stream)
+        self.storages: dict[str, tuple[np.dtype, int]] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name in _STORAGES:
+            return name
+        if (module, name) in _PASSED_OVER:
+            ignore = {"__init__": lambda *_: None, "__setstate__": lambda *_: None}
+            return type("PassedOver", (), ignore)
+        stand_ins: dict[tuple[str, str], Any] = {
+            ("collections", "OrderedDict"): OrderedDict,
+            ("torch", "Size"): tuple,
+            ("torch._utils", "_rebuild_tensor"): self._tensor,
+            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
+            ("torch._utils", "_rebuild_parameter"): self._parameter,
+        }
+        if (module, name) not in stand_ins:
+            raise _Refused(f"refused to load {module}.{name}")
+        return stand_ins[module, name]
+
+    def persistent_load(self, pid: Any) -> str:
+        kind, storage_type, key, _location, elements, *view = pid
+        if kind != "storage" or any(view):
+            raise _Refused(f"holds a {kind} that is no plain storage")
+        self.storages[key] = (_STORAGES[storage_type], elements)
+        return key
+
+    def _tensor(self, storage: str, offset: int, shape: Any, strides: Any, *_: Any) -> _Tensor:
+        return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+    def _parameter(self, tensor: _Tensor, *_: Any) -> _Tensor:
+        return tensor
+
+
+def _read_zip(data: bytes) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        # A compressed archive may unpack to any size; torch.save only ever stores.
+        if sum(record.file_size for record in archive.infolist()) > len(data):
+            raise _Refused("compressed records")
+        records = archive.namelist()
+        index = next((name for name in records if name.endswith("/data.pkl")), None)
+        if index is None:
+            raise _Refused("a zip without data.pkl")
+        folder = index.removesuffix("data.pkl")
+        if f"{folder}byteorder" in records and archive.read(f"{folder}byteorder") != b"little":
+            raise _Refused("big-endian numbers")
+        unpickler = _Unpickler(io.BytesIO(archive.read(index)))
+        content = unpickler.load()
+        storages = {
+            key: np.frombuffer(archive.read(f"{folder}data/{key}"), dtype, count=elements)
+            for key, (dtype, elements) in unpickler.storages.items()
+        }
+    return _state_dict(content, storages)
+
+
+def _read_legacy(data: bytes) -> dict[str, np.ndarray]:
+    stream = io.BytesIO(data)
+    _magic, protocol, system = (_Unpickler(stream).load() for _ in range(3))
+    if protocol != _LEGACY_PROTOCOL or not system["little_endian"]:
+        raise _Refused(f"protocol {protocol}, written by {system}")
+    unpickler = _Unpickler(stream)
+    content = unpickler.load()
+    storages = {}
+    for key in _Unpickler(stream).load():
+        dtype, elements = unpickler.storages[key]
+        # Each storage is its number of elements, 8 bytes, then the elements.
+        start = stream.tell() + 8
+        storages[key] = np.frombuffer(data, dtype, count=elements, offset=start)
+        stream.seek(start + elements * dtype.itemsize)
+    return _state_dict(content, storages)
+
+
+def _read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return _without_prefix(load_file(path))
+
+
+def _state_dict(content: Any, storages: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    while isinstance(content, dict):
+        inner = [content[w] for w in _WRAPPERS if isinstance(content.get(w), dict)]
+        if not inner:
+            break
+        content = inner[0]
+    items = content.items() if isinstance(content, dict) else ()
+    tensors = {str(n): _array(t, storages) for n, t in items if isinstance(t, _Tensor)}
+    if not tensors:
+        raise _Refused("no state dict")
+    return _without_prefix(tensors)
+
+
+def _array(tensor: _Tensor, storages: Mapping[str, np.ndarray]) -> np.ndarray:
+    storage, (_, offset, shape, strides) = storages[tensor.storage], tensor
+    if 0 in shape:
+        return np.zeros(shape, storage.dtype)
+    # A window that leaves its storage would read this process's memory.
+    last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    if min(shape + strides + (offset,), default=0) < 0 or last >= storage.size:
+        raise _Refused(f"a tensor {shape} outside its storage of {storage.size} elements")
+    steps = [s * storage.itemsize for s in strides]
+    return as_strided(storage[offset:], shape, steps, writeable=False)
+
+
+def _without_prefix(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    if all(name.startswith("module.") for name in tensors):
+        return {name.removeprefix("module."): values for name, values in tensors.items()}
+    return tensors

@@ -1,0 +1,281 @@
+"""Batches over devices and hosts: the only place that knows where a computation runs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from jc2i import checks
+
+AXIS = "batch"
+
+
+def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A one-dimensional mesh over devices, along which batches are split.
+
+    Args:
+      devices: the devices; None for all of them, on every host.
+
+    Returns:
+      A mesh with the one axis `"batch"`.
+
+    Raises:
+      ValueError: if there are no devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    checks.require(len(devices) > 0, "devices", "none", "at least one device")
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def shard(arrays: Any, mesh: Mesh) -> Any:
+    """Splits the leading axis of each array over the devices of a mesh.
+
+    Every process passes the whole batch and keeps the part of its own devices.
+
+    Args:
+      arrays: a pytree of arrays whose leading axis the mesh's size divides.
+      mesh: the mesh, from `mesh()`.
+
+    Returns:
+      The same arrays, sharded.
+
+    Raises:
+      ValueError: if the mesh's size does not divide a leading axis.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def place(array: Any) -> jax.Array:
+        if array.shape[0] % mesh.size:
+            takes = f"a multiple of the mesh's {mesh.size} devices"
+            raise checks.invalid("arrays", f"a leading axis of {array.shape[0]}", takes)
+        if not jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+            array = np.asarray(array)
+            return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
+        return jax.random.wrap_key_data(
+            place(jax.random.key_data(array)), impl=jax.random.key_impl(array)
+        )
+
+    return jax.tree.map(place, arrays)
+
+
+def replicate(arrays: Any, mesh: Mesh) -> Any:
+    """Puts a whole copy of each array (a model's weights, say) on every device of a mesh.
+
+    Args:
+      arrays: a pytree of arrays, a model for example.
+      mesh: the mesh, from `mesh()`.
+
+    Returns:
+      The same pytree, replicated.
+    """
+    return jax.device_put(arrays, NamedSharding(mesh, PartitionSpec()))
+
+
+def map_batches(
+    function: Callable[..., Any],
+    dataset: Any,
+    batch_size: int,
+    *,
+    key: Array | None = None,
+    mesh: Mesh | None = None,
+    progress: bool | str = True,
+    resume: str | os.PathLike | None = None,
+    tag: str = "",
+) -> Any:
+    """Applies a function of a batch to a whole data set: padded, sharded, resumable.
+
+    Every batch has the same shape: the last is filled up by repeating its last item, and the
+    surplus results are dropped. Only one batch is on the device at a time.
+
+    Args:
+      function: `function(*batch)`, or `function(*batch, keys)` where a key is given, returning a
+        pytree of arrays with the batch as leading axis; `keys` holds `fold_in(key, i)` for item i
+        of the data set, so that no result depends on the batch that held it.
+      dataset: a tuple of arrays with one leading axis, or an object with `len` whose indexing by
+        an array of indices gives such a tuple (a `jc2i.data` data set).
+      batch_size: items a batch, over all devices.
+      key: the data set's key, for functions that need randomness.
+      mesh: split batches over these devices; None leaves them on the default device.
+      progress: whether to show a progress bar with the time left; a string names it.
+      resume: a folder that keeps each finished batch, so that a run killed at any moment goes on
+        where it stopped; None keeps nothing.
+      tag: what distinguishes this computation from others (options, weights): part of what must
+        be equal for `resume` to be used.
+
+    Returns:
+      The pytree of results for the whole data set as NumPy arrays.
+
+    Raises:
+      ValueError: for an empty data set, a batch size the mesh does not divide, or a `resume`
+        folder that holds another computation or a damaged result.
+    """
+    checks.positive(batch_size=batch_size)
+    fetch, length = _indexing(dataset)
+    if mesh is not None and batch_size % mesh.size:
+        takes = f"a multiple of the mesh's {mesh.size} devices"
+        raise checks.invalid("batch_size", batch_size, takes)
+    starts = range(0, length, batch_size)
+    store = None
+    if resume is not None:
+        store = _Store(Path(resume), _fingerprint(fetch, length, batch_size, key, tag))
+
+    def compute(start: int) -> Any:
+        index = np.minimum(np.arange(start, start + batch_size), length - 1)
+        batch = fetch(index)
+        if key is not None:
+            batch = (*batch, jax.vmap(jax.random.fold_in, (None, 0))(key, index))
+        if mesh is not None:
+            batch = shard(batch, mesh)
+        keep = min(batch_size, length - start)
+        return jax.tree.map(lambda x: _to_host(x)[:keep], function(*batch))
+
+    parts = []
+    with _progress(progress, len(starts)) as advance:
+        for start in starts:
+            part = store.read(start) if store else None
+            if part is None:
+                part = compute(start)
+                if store:
+                    store.write(start, part)
+            parts.append(part)
+            advance()
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def _indexing(dataset: Any) -> tuple[Callable[[np.ndarray], tuple], int]:
+    if isinstance(dataset, tuple | list):
+        lengths = {len(array) for array in dataset}
+        checks.require(
+            len(lengths) == 1, "dataset", f"lengths {sorted(lengths)}", "arrays of one length"
+        )
+        arrays, length = tuple(dataset), lengths.pop()
+
+        def fetch(index: np.ndarray) -> tuple:
+            return tuple(array[index] for array in arrays)
+    else:
+        length = len(dataset)
+
+        def fetch(index: np.ndarray) -> tuple:
+            return tuple(dataset[index])
+
+    checks.require(length > 0, "dataset", "no items", "at least one")
+    return fetch, length
+
+
+def _fingerprint(fetch: Callable, length: int, batch_size: int, key: Any, tag: str) -> str:
+    """What a stored batch depends on; of the data the first and last item stand for all."""
+    digest = hashlib.sha256(f"{length} {batch_size} {tag}".encode())
+    for item in jax.tree.leaves(fetch(np.array([0, length - 1]))):
+        digest.update(np.asarray(item).tobytes())
+    if key is not None:
+        digest.update(np.asarray(jax.random.key_data(key)).tobytes())
+    return digest.hexdigest()
+
+
+def _to_host(array: jax.Array) -> np.ndarray:
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        from jax.experimental import multihost_utils
+
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    return np.asarray(array)
+
+
+@contextlib.contextmanager
+def _progress(progress: bool | str, total: int) -> Iterator[Callable[[], None]]:
+    if not progress or jax.process_index() != 0:
+        yield lambda: None
+        return
+    from rich import progress as bar
+
+    columns = (
+        bar.TextColumn("{task.description}"),
+        bar.BarColumn(),
+        bar.MofNCompleteColumn(),
+        bar.TimeElapsedColumn(),
+        bar.TextColumn("left"),
+        bar.TimeRemainingColumn(),
+    )
+    with bar.Progress(*columns) as shown:
+        task = shown.add_task("batches" if progress is True else progress, total=total)
+        yield lambda: shown.advance(task)
+
+
+class _Store:
+    """Finished batches in a folder: one file each, complete or absent."""
+
+    def __init__(self, folder: Path, fingerprint: str):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest = folder / "manifest.json"
+        if manifest.exists():
+            stored = json.loads(manifest.read_text()).get("fingerprint")
+            if stored != fingerprint:
+                takes = "a folder of the same data, batch size, key and tag, or an empty one"
+                raise checks.invalid("resume", f"{folder}, which holds another run", takes)
+        elif jax.process_index() == 0:
+            _replace(manifest, json.dumps({"fingerprint": fingerprint}).encode())
+
+    def _path(self, start: int) -> Path:
+        return self.folder / f"{start:09d}-of-{jax.process_count()}-{jax.process_index()}.npz"
+
+    def read(self, start: int) -> Any | None:
+        path = self._path(start)
+        if not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                leaves = [file[f"leaf{i}"] for i in range(len(file.files) - 1)]
+                structure = str(file["structure"])
+        except Exception as error:
+            takes = "a whole result (delete the file to compute it again)"
+            raise checks.invalid("resume", f"the damaged {path} ({error})", takes) from error
+        return _rebuild(json.loads(structure), iter(leaves))
+
+    def write(self, start: int, part: Any) -> None:
+        import io
+
+        leaves: list[np.ndarray] = []
+        structure = json.dumps(_outline(part, leaves))
+        content = io.BytesIO()
+        np.savez(
+            content, structure=np.array(structure), **{f"leaf{i}": x for i, x in enumerate(leaves)}
+        )
+        _replace(self._path(start), content.getvalue())
+
+
+def _outline(tree: Any, leaves: list[np.ndarray]) -> Any:
+    """Dicts, lists and tuples as JSON, arrays moved to the list of leaves."""
+    if isinstance(tree, dict):
+        return {"dict": {name: _outline(value, leaves) for name, value in tree.items()}}
+    if isinstance(tree, tuple | list):
+        kind = "tuple" if isinstance(tree, tuple) else "list"
+        return {kind: [_outline(value, leaves) for value in tree]}
+    leaves.append(np.asarray(tree))
+    return "leaf"
+
+
+def _rebuild(outline: Any, leaves: Iterator[np.ndarray]) -> Any:
+    if outline == "leaf":
+        return next(leaves)
+    if "dict" in outline:
+        return {name: _rebuild(value, leaves) for name, value in outline["dict"].items()}
+    if "tuple" in outline:
+        return tuple(_rebuild(value, leaves) for value in outline["tuple"])
+    return [_rebuild(value, leaves) for value in outline["list"]]
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Writes a file so that at any moment it is whole or not there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)

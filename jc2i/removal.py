@@ -1,0 +1,80 @@
+"""What a removed pixel becomes: the baselines of every masking method and metric."""
+
+from __future__ import annotations
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jc2i import checks
+
+Baseline = float | str | Array | np.ndarray
+"""A number, one a channel, an image, one image for each image, or `"blur"`."""
+
+
+def fill(
+    images: Float[Array, "batch height width channel"], baseline: Baseline
+) -> Float[Array, "#batch #height #width #channel"]:
+    """The image that removed pixels are taken from, broadcastable to the images.
+
+    Args:
+      images: the images.
+      baseline: a number, an array [channel], [height, width, channel] or
+        [batch, height, width, channel], or `"blur"`: each image's own 11x11 Gaussian blur with
+        sigma 10 (C2I section 4.4).
+
+    Returns:
+      Values that broadcast to the images.
+
+    Raises:
+      ValueError: for another word or a shape that does not fit.
+    """
+    if isinstance(baseline, str):
+        checks.one_of("baseline", baseline, ("blur",))
+        return gaussian_blur(images)
+    values = jnp.asarray(baseline, images.dtype)
+    fits = values.ndim in (0, 1, 3, 4)
+    fits = fits and all(a in (1, b) for a, b in zip(values.shape[::-1], images.shape[::-1]))
+    takes = f"a number, one a channel, an image or a batch that fits {list(images.shape)}"
+    checks.require(fits, "baseline", checks.describe(values), takes + ', or "blur"')
+    return values.reshape((1,) * (4 - values.ndim) + values.shape)
+
+
+def gaussian_blur(
+    images: Float[Array, "batch height width channel"], size: int = 11, sigma: float = 10.0
+) -> Float[Array, "batch height width channel"]:
+    """Blurs with a truncated, normalised Gaussian; borders are mirrored without their edge.
+
+    Written as a product with one banded matrix an axis: on CPU 13-30 times faster than a grouped
+    convolution, and so is its gradient.
+
+    Args:
+      images: the images.
+      size: width of the kernel in pixels, odd.
+      sigma: standard deviation of the Gaussian in pixels.
+
+    Returns:
+      The blurred images.
+
+    Raises:
+      ValueError: if `size` is not odd or `sigma` not positive.
+    """
+    checks.require(size > 0 and size % 2 == 1, "size", size, "an odd number of pixels")
+    checks.positive(sigma=sigma)
+    rows = _band(images.shape[1], size, sigma).astype(images.dtype)
+    columns = _band(images.shape[2], size, sigma).astype(images.dtype)
+    blurred = jnp.einsum("hr,brwc->bhwc", rows, images, precision="highest")
+    return jnp.einsum("wr,bhrc->bhwc", columns, blurred, precision="highest")
+
+
+@functools.cache
+def _band(length: int, size: int, sigma: float) -> np.ndarray:
+    offsets = np.arange(size) - size // 2
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+    sources = np.pad(np.arange(length), size // 2, mode="reflect")
+    band = np.zeros((length, length))
+    for offset, weight in enumerate(weights / weights.sum()):
+        np.add.at(band, (np.arange(length), sources[offset : offset + length]), weight)
+    return band

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import tarfile
+
+import numpy as np
+import pytest
+
+from jc2i import data
+
+
+@pytest.fixture(params=["tar", "tar.gz", "tar.xz"])
+def archive(request, image_folder):
+    path = image_folder.parent / f"animals.{request.param}"
+    with tarfile.open(path, f"w:{request.param[4:]}") as file:
+        file.add(image_folder / "val", "published/val")  # not in the order of a folder's listing
+        file.add(image_folder / "train", "published/train")
+    return path
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "all", "calibration", "evaluation"])
+def test_archive_equals_the_folder_it_holds(image_folder, archive, split):
+    folder, packed = data.load(image_folder, split), data.load(archive, split)
+    np.testing.assert_array_equal(packed[:][0], folder[:][0])
+    np.testing.assert_array_equal(packed.labels, folder.labels)
+    assert (packed.classes, packed.name) == (folder.classes, folder.name)
+
+
+def test_options_are_those_of_a_folder(archive):
+    dataset = data.load(archive, "train", size=(2, 2), channels=1, classes=["dog", "cow", "cat"])
+    assert dataset.images.shape == (3, 2, 2, 1)
+    assert dataset.labels.tolist() == [2, 1, 0]
+
+
+def test_split_that_is_not_there(archive):
+    with pytest.raises(ValueError, match="split: got 'test', takes 'train', 'validation', 'all'"):
+        data.load(archive, "test")
+
+
+def test_truncated_archive_is_refused(archive):
+    contents = archive.read_bytes()
+    archive.write_bytes(contents[: len(contents) // 2])
+    with pytest.raises(ValueError, match="name_or_path: got .*animals.*, a damaged archive"):
+        data.load(archive, "train")
+
+
+def test_file_that_is_no_archive_is_refused(tmp_path):
+    (tmp_path / "x.tar.xz").write_text("no archive")
+    with pytest.raises(ValueError, match=r"name_or_path: got .*x\.tar\.xz, a damaged archive"):
+        data.load(tmp_path / "x.tar.xz", "train")
+
+
+def test_damaged_image_is_named(tmp_path, image_folder):
+    (image_folder / "train/cow/b.png").write_text("not an image")
+    with tarfile.open(tmp_path / "x.tar", "w") as file:
+        file.add(image_folder, "x")
+    with pytest.raises(ValueError, match=r"x\.tar:x/train/cow/b\.png: got a file that is not an"):
+        data.load(tmp_path / "x.tar", "train")

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import train as training_script
+from experiments.train import Training, augment, performance, train
+from jc2i import data, models
+
+ROOT = Path(training_script.__file__).parents[1]
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A run on 40 images of 8x8 in 3 channels, two classes that differ in brightness."""
+    random = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    images = (random.random((40, 8, 8, 3)) * 0.4 + 0.5 * labels[:, None, None, None]).astype("f4")
+    np.savez(
+        tmp_path / "tiny.npz",
+        train_images=images[:30],
+        train_labels=labels[:30],
+        test_images=images[30:],
+        test_labels=labels[30:],
+    )
+    return Training(
+        out=tmp_path / "model",
+        data=str(tmp_path / "tiny.npz"),
+        epochs=4,
+        batch_size=8,
+        learning_rate=0.01,
+        checkpoint_every=1,
+        augment=True,
+        progress=False,
+    )
+
+
+def weights(out: Path) -> list[np.ndarray]:
+    import jax
+
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(models.load(out))]
+
+
+def kill_after(epochs: int, monkeypatch) -> None:
+    """Ends the run like an interrupt, right after the checkpoint of these epochs."""
+    save = training_script.save_checkpoint
+
+    def save_then_die(path, training, done, state):
+        save(path, training, done, state)
+        if done == epochs:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training_script, "save_checkpoint", save_then_die)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_learns_and_records(tiny, optimizer):
+    record = train(dataclasses.replace(tiny, optimizer=optimizer, weight_decay=1e-4))
+    assert record["test"] == performance(models.load(tiny.out), data.load(tiny.data, "test"))
+    assert record["train"]["accuracy"] == 1.0
+    assert 0.5 < record["train"]["confidence"] <= 1.0
+    assert record["test"]["images"] == 10
+    assert json.loads((tiny.out / "training.json").read_text()) == record
+    assert record["arguments"]["seed"] == 0 and "jax" in record["provenance"]["versions"]
+    assert [path.name for path in tiny.out.parent.iterdir() if "checkpoint" in path.name] == []
+
+
+def test_resumed_run_equals_the_uninterrupted_one(tiny, monkeypatch):
+    train(tiny)
+    resumed = dataclasses.replace(tiny, out=tiny.out.with_name("resumed"))
+    with monkeypatch.context() as patched:
+        kill_after(2, patched)
+        with pytest.raises(KeyboardInterrupt):
+            train(resumed)
+    assert not resumed.out.exists()
+    train(resumed)
+    for one, other in zip(weights(tiny.out), weights(resumed.out), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_batch_statistics_are_trained_and_resumed(tiny, monkeypatch):
+    residual = dataclasses.replace(tiny, model="resnet20_cifar", epochs=2)
+    train(residual)
+    resumed = dataclasses.replace(residual, out=tiny.out.with_name("resumed"))
+    with monkeypatch.context() as patched:
+        kill_after(1, patched)
+        with pytest.raises(KeyboardInterrupt):
+            train(resumed)
+    train(resumed)
+    for one, other in zip(weights(residual.out), weights(resumed.out), strict=True):
+        np.testing.assert_array_equal(one, other)
+    mean = models.load(residual.out).bn1.mean[...]
+    assert np.abs(mean).max() > 0
+
+
+@pytest.mark.slow
+def test_killed_process_resumes(tiny):
+    def command(out: Path) -> list[str]:
+        names = ("data", "epochs", "batch_size", "learning_rate")
+        options = [f"--{name.replace('_', '-')}={getattr(tiny, name)}" for name in names]
+        script = ROOT / "experiments" / "train.py"
+        return [sys.executable, str(script), f"--out={out}", "--checkpoint-every=1", *options]
+
+    # The same number of devices for both: this process has eight.
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    tiny = dataclasses.replace(tiny, epochs=200)
+    subprocess.run(command(tiny.out), check=True, env=environment)
+    killed, checkpoint = tiny.out.with_name("killed"), tiny.out.with_name("killed.checkpoint.npz")
+    process = subprocess.Popen(command(killed), env=environment)
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not killed.exists()
+    subprocess.run(command(killed), check=True, env=environment)
+    for one, other in zip(weights(tiny.out), weights(killed), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_seed_chooses_the_run(tiny):
+    first, second = tiny.out, tiny.out.with_name("other")
+    train(dataclasses.replace(tiny, epochs=1))
+    train(dataclasses.replace(tiny, epochs=1, out=second, seed=1))
+    assert any((a != b).any() for a, b in zip(weights(first), weights(second), strict=True))
+
+
+def test_normalisation_is_that_of_the_training_images(tiny):
+    train(dataclasses.replace(tiny, epochs=1))
+    pixels = data.load(tiny.data, "train").images
+    model = models.load(tiny.out)
+    np.testing.assert_allclose(model.mean, pixels.mean((0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(model.std, pixels.std((0, 1, 2)), atol=1e-4)
+
+
+def test_performance_counts_every_image_once():
+    images = np.linspace(0, 1, 7, dtype=np.float32).reshape(7, 1, 1, 1)
+    dataset = data.Dataset(images, (images[:, 0, 0, 0] > 0.7).astype(np.int32), ("0", "1"), "ramp")
+
+    def model(images):
+        import jax.numpy as jnp
+
+        brightness = images[:, 0, 0, 0]
+        return jnp.stack([jnp.zeros_like(brightness), 10 * brightness - 5.0], 1)
+
+    expected = 1 / (1 + np.exp(-np.abs(10 * images - 5.0)))
+    for batch_size in (3, 7, 20):
+        figures = performance(model, dataset, batch_size)
+        assert figures["images"] == 7
+        assert figures["accuracy"] == pytest.approx(6 / 7)  # 4/6 is called 1, and is 0
+        assert figures["confidence"] == pytest.approx(expected.mean(), rel=1e-6)
+
+
+def test_augment_crops_what_is_there():
+    images = np.arange(1, 33, dtype=np.uint8).reshape(1, 16, 2, 1).repeat(300, 0)
+    augmented = augment(images, np.random.default_rng(0))
+    assert augmented.shape == images.shape
+    # Columns too narrow to shift: what is left is one of 5 shifts in height, mirrored or not.
+    padded = np.pad(images[0], ((2, 2), (0, 0), (0, 0)))
+    shifted = [padded[top : top + 16] for top in range(5)]
+    possible = {image.tobytes() for image in [*shifted, *(image[:, ::-1] for image in shifted)]}
+    assert {image.tobytes() for image in augmented} == possible
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs: got 0, takes a number above 0"),
+        ({"learning_rate": -1.0}, "learning_rate: got -1.0, takes a number above 0"),
+        ({"model": "tiny"}, "name: got 'tiny', takes one of"),
+        ({"data": "nothing.npz"}, "name_or_path: got 'nothing.npz', which is not there"),
+        ({"train_split": "validation"}, "split: got 'validation', takes 'train', 'test'"),
+        ({"learning_rate": 1e30}, r"learning_rate: got 1e\+30, and a loss of (nan|inf)"),
+    ],
+)
+def test_refusals(tiny, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(dataclasses.replace(tiny, **changes))
+    assert not tiny.out.exists()
+
+
+def test_nothing_is_overwritten_unasked(tiny):
+    short = dataclasses.replace(tiny, epochs=1)
+    train(short)
+    before = weights(tiny.out)
+    with pytest.raises(FileExistsError, match="out: .*model exists: pass --overwrite"):
+        train(dataclasses.replace(short, seed=1))
+    np.testing.assert_array_equal(before[0], weights(tiny.out)[0])
+    train(dataclasses.replace(short, seed=1, overwrite=True))
+    assert any((a != b).any() for a, b in zip(before, weights(tiny.out), strict=True))
+
+
+def test_checkpoint_of_another_run_or_damaged(tiny, monkeypatch):
+    kill_after(1, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny)
+    with pytest.raises(
+        ValueError, match=r"out: got the checkpoint .* another run: seed 1 \(was 0\)"
+    ):
+        train(dataclasses.replace(tiny, seed=1))
+    checkpoint = tiny.out.with_name("model.checkpoint.npz")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:200])
+    with pytest.raises(ValueError, match="out: got a damaged checkpoint"):
+        train(tiny)
+
+
+def test_command_line_ends_with_one_line_and_an_exit_code(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", f"--out={tiny.out}", "--data=nothing"])
+    with pytest.raises(SystemExit) as exit_:
+        training_script.main()
+    assert str(exit_.value.code).startswith("train.py: name_or_path: got 'nothing', which is not")
+    arguments = [f"--out={tiny.out}", f"--data={tiny.data}", "--epochs=1", "--no-progress"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    training_script.main()
+    assert "test: accuracy " in capsys.readouterr().out

@@ -1,0 +1,213 @@
+"""What every architecture promises."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from jc2i import models
+from jc2i.models.classifier import weights
+from jc2i.models.registry import blank
+
+RESNET20 = [f"stage{stage}.block{block}" for stage in (1, 2, 3) for block in range(3)]
+VGG11 = ["conv0 pool", "conv0 pool", "conv0 conv1 pool", "conv0 conv1 pool", "conv0 conv1 pool"]
+ACTIVATIONS = {
+    "resnet20_cifar": ["stem", *RESNET20, "pool", "logits"],
+    "vgg11_bn_cifar": [
+        *(f"stage{n}.{part}" for n, parts in enumerate(VGG11, start=1) for part in parts.split()),
+        *("dense0", "dense1", "logits"),
+    ],
+    "small": ["block0", "block1", "dense", "logits"],
+}
+
+
+def randomised(model, seed=0):
+    random = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: leaf + jnp.float32(random.uniform(0.0, 0.1, leaf.shape)), model
+    )
+
+
+@pytest.fixture(scope="module", params=["resnet A", "resnet B", "small"])
+def model(request):
+    if request.param == "small":
+        return randomised(models.Small(classes=7))
+    return randomised(models.ResNetCifar(8, classes=7, shortcut=request.param[-1]))
+
+
+@pytest.fixture
+def untyped():
+    """The user's view: annotations are enforced in tests only."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def images_for(model, batch=3, seed=1):
+    size = model.size or 8
+    return jax.random.uniform(jax.random.key(seed), (batch, size, size, model.channels))
+
+
+def stacked(*copies):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *copies)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_named_once_and_in_order(name):
+    model = blank(name, classes=7)
+    images = jnp.zeros((1, model.size or 32, model.size or 32, model.channels))
+    equations = jax.make_jaxpr(lambda m, x: m(x))(model, images).eqns
+    names = [e.params["name"] for e in equations if e.primitive.name == "name"]
+    assert names == ACTIVATIONS[name]
+
+
+def test_compiled_equals_eager_and_images_are_independent(model):
+    images = images_for(model)
+    eager = model(images)
+    compiled = jax.jit(lambda m, x: m(x))(model, images)
+    assert eager.shape == (3, 7)
+    np.testing.assert_allclose(compiled, eager, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(model(images[1:2]), eager[1:2], rtol=1e-4, atol=1e-4)
+
+
+def test_new_weights_do_not_recompile_and_change_the_logits(model):
+    traces = []
+
+    @jax.jit
+    def call(model, images):
+        traces.append(model)
+        return model(images)
+
+    images = images_for(model)
+    # Built anew, as another process would.
+    fresh = type(model)(*([8] if model.architecture == "resnet8_cifar" else []), **model.options)
+    other = randomised(fresh, seed=5)
+    assert not np.allclose(call(model, images), call(other, images))
+    assert len(traces) == 1
+
+
+def test_stacked_weights_run_under_vmap(model):
+    images = images_for(model)
+    half = jax.tree.map(lambda leaf: leaf / 2, model)
+    together = jax.vmap(lambda m, x: m(x), in_axes=(0, None))(stacked(model, half), images)
+    apart = jnp.stack([model(images), half(images)])
+    np.testing.assert_allclose(together, apart, rtol=1e-3, atol=1e-4)
+
+
+def test_every_leaf_is_an_array_of_weights(model):
+    assert {leaf.dtype for leaf in jax.tree.leaves(model)} == {jnp.dtype("float32")}
+
+
+def test_normalisation_happens_inside():
+    plain = models.create("small", classes=3, key=jax.random.key(0), channels=2)
+    options = {**plain.options, "mean": (0.25, 0.5), "std": (0.5, 2.0)}
+    inside = models.create("small", key=jax.random.key(0), **options)
+    images = images_for(plain)
+    by_hand = (np.asarray(images) - np.array([0.25, 0.5])) / np.array([0.5, 2.0])
+    np.testing.assert_allclose(inside(images), plain(jnp.float32(by_hand)), rtol=1e-5, atol=1e-6)
+    options["normalize"] = False
+    outside = models.create("small", key=jax.random.key(0), **options)
+    assert outside.mean == (0.25, 0.5)
+    np.testing.assert_array_equal(outside(images), plain(images))
+
+
+def test_depths_have_the_published_number_of_weights():
+    # He et al. 2016, table 6 (in millions), without batch norms' running statistics.
+    published = {20: 0.27, 32: 0.46, 44: 0.66, 56: 0.85}
+    for depth, millions in published.items():
+        model = models.ResNetCifar(depth, classes=10)
+        count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+        assert round(count / 1e6, 2) == millions
+
+
+def test_training_is_a_pure_function_and_moves_the_statistics():
+    model = randomised(models.ResNetCifar(8, classes=4))
+    images, labels = images_for(model, batch=8), jnp.arange(8) % 4
+    model.train()
+    graph, params, statistics = nnx.as_pure(nnx.split(model, nnx.Param, nnx.BatchStat))
+
+    def loss(params, statistics):
+        training = nnx.merge(graph, params, statistics)
+        losses = optax.softmax_cross_entropy_with_integer_labels(training(images), labels)
+        return losses.mean(), nnx.as_pure(nnx.state(training, nnx.BatchStat))
+
+    before = jax.tree.map(np.array, statistics)
+    descend = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    losses, moved = [], statistics
+    for _ in range(4):
+        (value, moved), gradient = descend(params, statistics)
+        losses.append(float(value))
+        params = jax.tree.map(lambda p, g: p - 0.05 * g, params, gradient)
+    assert losses[-1] < losses[0]
+    jax.tree.map(np.testing.assert_array_equal, statistics, before)
+    assert not np.array_equal(jax.tree.leaves(moved)[0], jax.tree.leaves(statistics)[0])
+
+    trained = nnx.merge(graph, params, moved)
+    trained.eval()
+    assert jax.tree.structure(trained) == jax.tree.structure(models.ResNetCifar(8, classes=4))
+
+
+@pytest.mark.parametrize(
+    ("images", "got"),
+    [
+        (np.zeros((2, 32, 32, 1), np.float32), "float32[2, 32, 32, 1]"),
+        (np.zeros((2, 28, 28, 3), np.float32), "float32[2, 28, 28, 3]"),
+        (np.zeros((32, 32, 3), np.float32), "float32[32, 32, 3]"),
+        (np.zeros((2, 32, 32, 3), np.uint8), "uint8[2, 32, 32, 3]"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(untyped, images, got):
+    model = models.VGGCifar(11, classes=2)
+    with pytest.raises(ValueError) as error:
+        model(images)
+    takes = "floats[batch, 32, 32, 3] in [0, 1] (vgg11_bn_cifar)"
+    assert str(error.value) == f"images: got {got}, takes {takes}"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet20", {}, r"name: got 'resnet20', takes one of resnet20_cifar, resnet32_cifar, .*"),
+        ("small", {"shortcut": "A"}, r"options: got shortcut, takes those of small: classes, .*"),
+        ("resnet20_cifar", {"shortcut": "C"}, r"shortcut: got 'C', takes 'A' or 'B'"),
+        ("resnet20_cifar", {"mean": (0.5,)}, r"mean: got \(0.5,\), takes one number for each .*"),
+        (
+            "resnet20_cifar",
+            {"std": (1.0, 0.0, 1.0)},
+            r"std: got \(1.0, 0.0, 1.0\), takes numbers .*",
+        ),
+        ("small", {"size": 18}, r"size: got 18, takes a multiple of 4"),
+    ],
+)
+def test_wrong_names_and_options_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        models.create(name, classes=2, key=jax.random.key(0), **options)
+
+
+def test_wrong_depth_class_count_and_key_are_refused(untyped):
+    with pytest.raises(ValueError, match=r"^depth: got 21, takes 6 n \+ 2"):
+        models.ResNetCifar(21, classes=2)
+    with pytest.raises(ValueError, match=r"^depth: got 12, takes 11, 13, 16 or 19"):
+        models.VGGCifar(12, classes=2)
+    with pytest.raises(ValueError, match=r"^classes: got 0, takes"):
+        models.Small(classes=0)
+    with pytest.raises(ValueError, match=r"^key: got 0, takes a jax.random.key"):
+        models.create("small", classes=2, key=0)  # type: ignore[arg-type]
+
+
+def test_names_are_what_the_models_call_themselves():
+    assert all(blank(name, classes=2).architecture == name for name in models.names())
+
+
+def test_new_kernels_have_variance_two_over_fan_in():
+    one, other = (models.create("resnet20_cifar", classes=2, key=jax.random.key(i)) for i in (0, 1))
+    kernel, another = (np.asarray(weights(m)["layer3.1.conv1.kernel"]) for m in (one, other))
+    assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.02)
+    assert abs(kernel.mean()) < 0.001
+    assert not np.allclose(kernel, another)
+    np.testing.assert_array_equal(weights(one)["bn1.scale"], np.ones(16))

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+
+from jc2i import models
+from jc2i.models.registry import blank
+
+
+@pytest.fixture
+def model():
+    return models.create(
+        "small", classes=3, key=jax.random.key(0), mean=(0.1,), std=(0.3,), widths=(4, 8), hidden=5
+    )
+
+
+def assert_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_round_trip_is_equal_to_the_bit(model, tmp_path):
+    models.save(model, tmp_path / "deep" / "model")
+    assert_equal(models.load(tmp_path / "deep" / "model"), model)
+    assert os.listdir(tmp_path / "deep") == ["model"]
+
+
+def test_round_trip_of_batch_norms_and_options(tmp_path):
+    model = blank("resnet20_cifar", classes=3, shortcut="B", normalize=False)
+    model = jax.tree.map(lambda leaf: leaf + 0.125, model)
+    models.save(model, tmp_path / "model")
+    assert_equal(models.load(tmp_path / "model"), model)
+
+
+def test_saving_in_training_mode_loads_in_evaluation_mode(tmp_path):
+    model = blank("resnet20_cifar", classes=3)
+    model.train()
+    models.save(model, tmp_path / "model")
+    model.eval()
+    assert_equal(models.load(tmp_path / "model"), model)
+
+
+def test_overwrites_only_a_model_and_only_when_asked(model, tmp_path):
+    path = tmp_path / "model"
+    models.save(model, path)
+    other = jax.tree.map(lambda leaf: leaf + 1, model)
+    with pytest.raises(FileExistsError, match="model exists: pass overwrite=True"):
+        models.save(other, path)
+    assert_equal(models.load(path), model)
+    models.save(other, path, overwrite=True)
+    assert_equal(models.load(path), other)
+    assert os.listdir(tmp_path) == ["model"]
+
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    (photographs / "a.jpg").touch()
+    with pytest.raises(FileExistsError, match="photographs holds no model"):
+        models.save(model, photographs, overwrite=True)
+    assert os.listdir(photographs) == ["a.jpg"]
+
+
+def test_a_failed_save_leaves_what_was_there(model, tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    models.save(model, path)
+
+    def full_disk(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(json, "dumps", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        models.save(jax.tree.map(lambda leaf: leaf + 1, model), path, overwrite=True)
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["model"]
+    assert_equal(models.load(path), model)
+
+
+def test_every_damaged_file_is_one_clear_error(model, tmp_path, capfd):
+    models.save(model, tmp_path / "model")
+    files = [file for file in (tmp_path / "model").rglob("*") if file.is_file()]
+    assert len(files) > 4
+    capfd.readouterr()
+    for file in files:
+        whole = file.read_bytes()
+        for damaged in (whole[: len(whole) // 2], b"\x00" + whole):
+            file.write_bytes(damaged)
+            if damaged == whole:
+                continue
+            with pytest.raises(ValueError, match=r"^path: got .*model \((damaged|without a model)"):
+                models.load(tmp_path / "model")
+        file.write_bytes(whole)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"takes a folder that jc2i.models.save wrote$"):
+        models.load(tmp_path / "model")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="takes a folder that jc2i.models.save wrote"):
+        models.load(tmp_path)
+    (tmp_path / "model.json").write_text("[1, 2]")
+    with pytest.raises(ValueError, match="takes a folder that jc2i.models.save wrote"):
+        models.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="'resnet20-cifar10' is no folder.*from_torch"):
+        models.load("resnet20-cifar10")
+
+
+def test_weights_that_do_not_fit_the_description_are_listed(model, tmp_path):
+    models.save(model, tmp_path / "model")
+    description = tmp_path / "model" / "model.json"
+    content = json.loads(description.read_text())
+    content["options"]["hidden"] = 6
+    description.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"misshapen: dense.bias \[5\] instead of \[6\], dense.k"):
+        models.load(tmp_path / "model")
