@@ -1,7 +1,7 @@
-"""Calibrate to Interpret (Scafarto, Posocco, Bonnefoy): every table and figure, for any model.
+r"""Calibrate to Interpret (Scafarto, Posocco, Bonnefoy): every table and figure, for any model.
 
     python experiments/calibrate_to_interpret.py report --data digits --model DIGITS_MODEL
-    python experiments/calibrate_to_interpret.py figure7 --data CIFAR10.tar.xz \\
+    python experiments/calibrate_to_interpret.py figure7 --data CIFAR10.tar.xz \
         --model resnet20_cifar --weights resnet20-12fca82f.th --images 100
 
 Sub-commands: table1, figure1, figure2, figure4 ... figure9, and `report`, which runs them all and
@@ -60,7 +60,11 @@ def run(command: str, study: Study) -> Path:
     ]
     page = study.folder / "report.html"
     write_report(
-        page, f"Calibrate to interpret: {study.title}", _summary(measured, results["table1"].rows), sections, provenance()
+        page,
+        f"Calibrate to interpret: {study.title}",
+        _summary(measured, results["table1"].rows),
+        sections,
+        provenance(),
     )
     return page
 

@@ -51,7 +51,7 @@ def main(smallest: bool = False, out: Path = Path("results")) -> None:
             neighbours=2,
             rise_masks=200,
             mp_steps=60,
-            temperatures=(0.5, 1.0, 2.0),
+            temperatures=(0.5, 2.0),
         )
     print(calibrate_to_interpret.run(calibrate_to_interpret.REPORT, study))
 

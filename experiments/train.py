@@ -25,7 +25,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
@@ -39,6 +39,8 @@ if not __package__:  # run as a script, which finds only the modules beside it
 from experiments.common.provenance import provenance
 from jc2i import data, models
 from jc2i.checks import Array, invalid, require
+
+Model = TypeVar("Model", bound=nnx.Module)
 
 _DECODED_AT_ONCE = 2**30  # bytes; larger data sets are decoded batch by batch in every epoch
 
@@ -102,7 +104,9 @@ def train(training: Training) -> dict[str, Any]:
         got = getattr(training, argument)
         require(got > 0, argument, got, "a number above 0")
     checkpoint = training.out.with_name(f"{training.out.name}.checkpoint.npz")
-    if training.out.exists() and not training.overwrite and not checkpoint.exists():
+    # A model without its training.json, beside a checkpoint, is of a run killed while saving.
+    finished = (training.out / "training.json").exists() or not checkpoint.exists()
+    if training.out.exists() and finished and not training.overwrite:
         raise FileExistsError(f"out: {training.out} exists: pass --overwrite to replace a model")
     load = functools.partial(
         data.load, training.data, size=training.size, data_dir=training.data_dir
@@ -121,16 +125,14 @@ def train(training: Training) -> dict[str, Any]:
     return record
 
 
-def fit(
-    model: models.Classifier, dataset: data.Dataset, training: Training, checkpoint: Path
-) -> models.Classifier:
+def fit(model: Model, dataset: data.Dataset, training: Training, checkpoint: Path) -> Model:
     """Minimises the mean cross-entropy, one compiled step at a time.
 
     The loop is on the host: inside a compiled one, the gradients of convolutions are several
     times slower on CPU.
 
     Args:
-      model: where to start.
+      model: where to start, with the mode switches `train()` and `eval()`; left in training mode.
       dataset: the training images.
       training: how to train.
       checkpoint: file to go on from if it is there, and to write every few epochs.
@@ -142,7 +144,8 @@ def fit(
       ValueError: the checkpoint is another run's or damaged, or the loss is not finite.
     """
     batch_size = min(training.batch_size, len(dataset))
-    optimizer = _optimizer(training, steps=training.epochs * (len(dataset) // batch_size))
+    steps = training.epochs * (len(dataset) // batch_size)
+    optimizer = _optimizer(training.optimizer, training.learning_rate, training.weight_decay, steps)
     evaluated = nnx.graphdef(model)
     model.train()
     # A pure state: a module merged from it cannot write to the one given.
@@ -151,19 +154,6 @@ def fit(
     state = (*state, optimizer.init(state[0]))
     first, state = _restore(checkpoint, training, state)
 
-    def loss(weights: Any, statistics: Any, images: Array, labels: Array) -> tuple[jax.Array, Any]:
-        model = nnx.merge(graph, weights, statistics)
-        loss = optax.softmax_cross_entropy_with_integer_labels(model(images), labels).mean()
-        return loss, nnx.as_pure(nnx.state(model, nnx.Not(nnx.Param)))
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: Any, images: Array, labels: Array) -> tuple[Any, jax.Array]:
-        weights, statistics, moments = state
-        value_and_grad = jax.value_and_grad(loss, has_aux=True)
-        (value, statistics), gradient = value_and_grad(weights, statistics, images, labels)
-        updates, moments = optimizer.update(gradient, moments, weights)
-        return (optax.apply_updates(weights, updates), statistics, moments), value
-
     for epoch, report in _epochs(first, training):
         random = np.random.default_rng((training.seed, epoch))  # so that a resumed run agrees
         order, losses = random.permutation(len(dataset)), []
@@ -171,7 +161,7 @@ def fit(
             images, labels = dataset[order[start : start + batch_size]]
             if training.augment:
                 images = augment(images, random)
-            state, value = step(state, data.as_float(images), labels)
+            state, value = _step(graph, optimizer, state, data.as_float(images), labels)
             losses.append(value)
         mean_loss = float(np.mean(jax.device_get(losses)))
         if not np.isfinite(mean_loss):
@@ -184,6 +174,22 @@ def fit(
             save_checkpoint(checkpoint, training, epoch + 1, state)
         report(mean_loss)
     return nnx.merge(evaluated, *state[:2])
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "optimizer"), donate_argnames="state")
+def _step(
+    graph: Any, optimizer: optax.GradientTransformation, state: Any, images: Array, labels: Array
+) -> tuple[Any, jax.Array]:
+    weights, statistics, moments = state
+
+    def loss(weights: Any) -> tuple[jax.Array, Any]:
+        model = nnx.merge(graph, weights, statistics)
+        loss = optax.softmax_cross_entropy_with_integer_labels(model(images), labels).mean()
+        return loss, nnx.as_pure(nnx.state(model, nnx.Not(nnx.Param)))
+
+    (value, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(weights)
+    updates, moments = optimizer.update(gradient, moments, weights)
+    return (optax.apply_updates(weights, updates), statistics, moments), value
 
 
 def augment(
@@ -220,7 +226,7 @@ def performance(model: Any, dataset: data.Dataset, batch_size: int = 256) -> dic
     """Accuracy and mean confidence of a model on a data set.
 
     Args:
-      model: `images -> logits`.
+      model: a pytree `images -> logits`.
       dataset: images and labels.
       batch_size: images at a time.
 
@@ -228,22 +234,22 @@ def performance(model: Any, dataset: data.Dataset, batch_size: int = 256) -> dic
       `images` (their number), `accuracy` and `confidence` (mean of the largest probability), both
       in [0, 1].
     """
-
-    @jax.jit
-    def predict(model: Any, images: Array) -> tuple[jax.Array, jax.Array]:
-        probabilities = jax.nn.softmax(model(images))
-        return probabilities.argmax(1), probabilities.max(1)
-
     correct = confidence = 0.0
     for start in range(0, len(dataset), batch_size):
         images, labels = dataset[start : start + batch_size]
         missing = batch_size - len(images)  # padded: one shape, one compilation
         padded = np.pad(data.as_float(images), ((0, missing), (0, 0), (0, 0), (0, 0)))
-        predicted, confidences = jax.device_get(predict(model, padded))
+        predicted, confidences = jax.device_get(_predict(model, padded))
         correct += float(np.sum(predicted[: len(labels)] == labels))
         confidence += float(np.sum(confidences[: len(labels)], dtype=np.float64))
     count = len(dataset)
     return {"images": count, "accuracy": correct / count, "confidence": confidence / count}
+
+
+@jax.jit
+def _predict(model: Any, images: Array) -> tuple[jax.Array, jax.Array]:
+    probabilities = jax.nn.softmax(model(images))
+    return probabilities.argmax(1), probabilities.max(1)
 
 
 def save_checkpoint(path: Path, training: Training, epochs: int, state: Any) -> None:
@@ -272,7 +278,7 @@ def _restore(path: Path, training: Training, state: Any) -> tuple[int, Any]:
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             run, epochs = json.loads(str(file["run"])), int(file["epochs"])
-            stored = [file[f"leaf{i}"] for i in range(len(leaves))]
+            stored = [jax.numpy.asarray(file[f"leaf{i}"]) for i in range(len(leaves))]
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise invalid(
             "out", f"a damaged checkpoint {path} ({error})", "a whole one, or none"
@@ -322,13 +328,15 @@ def _new_model(training: Training, dataset: data.Dataset) -> models.Classifier:
     )
 
 
-def _optimizer(training: Training, steps: int) -> optax.GradientTransformation:
-    rate = optax.warmup_cosine_decay_schedule(0.0, training.learning_rate, steps // 20, steps)
-    if training.optimizer == "adam":
-        return optax.adamw(rate, weight_decay=training.weight_decay)
+@functools.lru_cache  # the same object for the same run, so that its step is compiled once
+def _optimizer(
+    name: str, learning_rate: float, weight_decay: float, steps: int
+) -> optax.GradientTransformation:
+    rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, steps // 20, steps)
+    if name == "adam":
+        return optax.adamw(rate, weight_decay=weight_decay)
     return optax.chain(
-        optax.add_decayed_weights(training.weight_decay),
-        optax.sgd(rate, momentum=0.9, nesterov=True),
+        optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum=0.9, nesterov=True)
     )
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from jc2i import checks, scores, streaming
+from jc2i import checks, removal, scores, streaming
 
 BY_IMAGE = ("images", "targets", "maps", "segments", "key", "baseline")
 """Arguments that may hold one entry for each image."""
@@ -69,10 +69,10 @@ def _checked(values: dict[str, Any], stochastic: bool) -> dict[str, Any]:
         values["key"] = image_keys(values["key"], batch)
     elif stochastic:
         raise checks.invalid("key", None, "a jax.random.key, or one for each image")
+    if "baseline" in values:
+        removal.check(values["baseline"], images.shape)
     if values.get("batch_size") is not None:
-        size = values["batch_size"]
-        whole = isinstance(size, int | np.integer) and size > 0
-        checks.require(whole, "batch_size", size, "a whole number above 0, or None")
+        checks.count(batch_size=values["batch_size"])
     return values
 
 

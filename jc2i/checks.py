@@ -13,9 +13,13 @@ Array = jax.Array | np.ndarray
 """What a public function accepts where it says array."""
 
 
-def invalid(argument: str, got: object, takes: str) -> ValueError:
+class Refusal(ValueError):
+    """A ValueError that already says which argument, what it got and what it takes."""
+
+
+def invalid(argument: str, got: object, takes: str) -> Refusal:
     """The one form of a refusal: which argument, what it got, what it takes."""
-    return ValueError(f"{argument}: got {got}, takes {takes}")
+    return Refusal(f"{argument}: got {got}, takes {takes}")
 
 
 def require(condition: bool, argument: str, got: object, takes: str) -> None:
@@ -29,10 +33,17 @@ def one_of(argument: str, got: object, choices: tuple[str, ...]) -> None:
     require(got in choices, argument, repr(got), " or ".join(map(repr, choices)))
 
 
-def positive(**options: float) -> None:
+def positive(**options: int | float) -> None:
     """Refuses options that are not above zero."""
     for argument, got in options.items():
         require(got > 0, argument, got, "a number above 0")
+
+
+def count(**options: Any) -> None:
+    """Refuses options that are not whole numbers above zero."""
+    for argument, got in options.items():
+        whole = isinstance(got, int | np.integer) and got > 0
+        require(whole, argument, got, "a whole number above 0")
 
 
 def is_concrete(*values: object) -> bool:
@@ -87,7 +98,8 @@ def class_indices(
     ):
         raise invalid(argument, describe(value), takes)
     if classes is not None and is_concrete(value):
-        low, high = int(np.min(np.asarray(value))), int(np.max(np.asarray(value)))
+        # Where the array is: one that several processes share cannot be fetched.
+        low, high = int(value.min()), int(value.max())
         if low < 0 or high >= classes:
             got = low if low < 0 else high
             raise invalid(argument, f"class {got}", f"classes 0 to {classes - 1}")
@@ -95,17 +107,29 @@ def class_indices(
 
 
 def score_shape(model: Any, images: jax.Array) -> tuple[int, ...]:
-    """The shape of a model's scores, found without running it (and once a model structure)."""
+    """The shape of a model's scores, found without running it (and once a model structure).
+
+    Raises:
+      ValueError: if the model refuses such images, or returns anything but [batch, classes].
+    """
     leaves, structure = jax.tree.flatten(model)
     shapes = tuple(jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)) for x in leaves)
-    return _score_shape(structure, shapes, jax.ShapeDtypeStruct(images.shape, images.dtype))
+    try:
+        shape = _score_shape(structure, shapes, jax.ShapeDtypeStruct(images.shape, images.dtype))
+    except Refusal:
+        raise
+    except (TypeError, ValueError) as error:
+        takes = f"images that the model accepts ({error})"
+        raise invalid("images", describe(images), takes) from error
+    if not isinstance(shape, tuple) or len(shape) != 2 or shape[0] != images.shape[0]:
+        takes = f"a callable that returns scores[batch, classes] for {describe(images)}"
+        raise invalid("model", f"one that returns {shape}", takes)
+    return shape
 
 
 @functools.lru_cache(maxsize=256)
-def _score_shape(structure: Any, shapes: tuple, images: Any) -> tuple[int, ...]:
+def _score_shape(structure: Any, shapes: tuple, images: Any) -> Any:
     scores = jax.eval_shape(
         lambda leaves, x: jax.tree.unflatten(structure, leaves)(x), list(shapes), images
     )
-    if not hasattr(scores, "shape") or len(scores.shape) != 2 or scores.shape[0] != images.shape[0]:
-        raise invalid("model", f"a callable that returns {scores}", "one returning scores[batch, classes]")
-    return scores.shape
+    return getattr(scores, "shape", scores)

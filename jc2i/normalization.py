@@ -8,7 +8,9 @@ from jaxtyping import Array, Bool, Float
 from jc2i import checks
 
 
-def normalize(maps: Float[Array, "batch height width"]) -> Float[Array, "batch height width"]:
+def normalize(
+    maps: Float[checks.Array, "batch height width"],
+) -> Float[Array, "batch height width"]:
     """Min-max normalises each saliency map to [0, 1].
 
     (m - min m) / (max m - min m), C2I section 4.2. A constant map becomes zeros; a map with a NaN
@@ -37,7 +39,7 @@ def normalize(maps: Float[Array, "batch height width"]) -> Float[Array, "batch h
     return jnp.where(finite, (maps - low) / span, jnp.nan)
 
 
-def is_constant(maps: Float[Array, "batch height width"]) -> Bool[Array, " batch"]:
+def is_constant(maps: Float[checks.Array, "batch height width"]) -> Bool[Array, " batch"]:
     """Which maps have one value everywhere, and so rank no pixel above another.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,8 @@ from jaxtyping import Array
 from jc2i import checks
 
 AXIS = "batch"
+SAMPLED = 64
+"""Items, evenly spaced, that stand for a data set whose items are decoded one by one."""
 
 
 def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -127,7 +130,8 @@ def map_batches(
     starts = range(0, length, batch_size)
     store = None
     if resume is not None:
-        store = _Store(Path(resume), _fingerprint(fetch, length, batch_size, key, tag))
+        store = _Store(Path(resume), _fingerprint(dataset, fetch, length, batch_size, key, tag))
+    finished = _finished(store, starts, mesh)
 
     def compute(start: int) -> Any:
         index = np.minimum(np.arange(start, start + batch_size), length - 1)
@@ -142,8 +146,9 @@ def map_batches(
     parts = []
     with _progress(progress, len(starts)) as advance:
         for start in starts:
-            part = store.read(start) if store else None
-            if part is None:
+            if store and start in finished:
+                part = store.read(start)
+            else:
                 part = compute(start)
                 if store:
                     store.write(start, part)
@@ -172,17 +177,39 @@ def _indexing(dataset: Any) -> tuple[Callable[[np.ndarray], tuple], int]:
     return fetch, length
 
 
-def _fingerprint(fetch: Callable, length: int, batch_size: int, key: Any, tag: str) -> str:
-    """What a stored batch depends on; of the data the first and last item stand for all."""
-    digest = hashlib.sha256(f"{length} {batch_size} {tag}".encode())
-    for item in jax.tree.leaves(fetch(np.array([0, length - 1]))):
-        digest.update(np.asarray(item).tobytes())
-    if key is not None:
-        digest.update(np.asarray(jax.random.key_data(key)).tobytes())
+def _fingerprint(
+    dataset: Any, fetch: Callable, length: int, batch_size: int, key: Any, tag: str
+) -> str:
+    """What a stored batch depends on: the options, the key and the data.
+
+    Arrays are hashed whole. Of a data set that decodes its items a sample is: a bounded cost.
+    """
+    digest = hashlib.sha256(json.dumps([length, batch_size, tag]).encode())
+    in_memory = isinstance(dataset, tuple | list)
+    sample = np.unique(np.linspace(0, length - 1, SAMPLED).astype(int))
+    leaves = jax.tree.leaves(dataset if in_memory else fetch(sample))
+    for array in leaves if key is None else [*leaves, key]:
+        if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+            array = jax.random.key_data(array)
+        array = np.ascontiguousarray(array)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 
-def _to_host(array: jax.Array) -> np.ndarray:
+def _finished(store: _Store | None, starts: Sequence[int], mesh: Mesh | None) -> set[int]:
+    """The batches kept by every process, so that all agree on which ones to compute together."""
+    if store is None:
+        return set()
+    kept = np.array([store.holds(start) for start in starts])
+    if mesh is not None and mesh.is_multi_process:
+        from jax.experimental import multihost_utils
+
+        kept = np.asarray(multihost_utils.process_allgather(kept)).all(axis=0)
+    return {start for start, is_kept in zip(starts, kept, strict=True) if is_kept}
+
+
+def _to_host(array: checks.Array) -> np.ndarray:
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         from jax.experimental import multihost_utils
 
@@ -217,21 +244,26 @@ class _Store:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         manifest = folder / "manifest.json"
-        if manifest.exists():
-            stored = json.loads(manifest.read_text()).get("fingerprint")
-            if stored != fingerprint:
-                takes = "a folder of the same data, batch size, key and tag, or an empty one"
-                raise checks.invalid("resume", f"{folder}, which holds another run", takes)
-        elif jax.process_index() == 0:
+        if not manifest.exists():
             _replace(manifest, json.dumps({"fingerprint": fingerprint}).encode())
+            return
+        try:
+            stored = json.loads(manifest.read_text())["fingerprint"]
+        except (ValueError, KeyError, TypeError) as error:
+            takes = "a folder of finished batches (delete it to compute them again)"
+            raise checks.invalid("resume", f"the damaged {manifest}", takes) from error
+        if stored != fingerprint:
+            takes = "a folder of the same data, batch size, key and tag, or an empty one"
+            raise checks.invalid("resume", f"{folder}, which holds another run", takes)
 
     def _path(self, start: int) -> Path:
         return self.folder / f"{start:09d}-of-{jax.process_count()}-{jax.process_index()}.npz"
 
-    def read(self, start: int) -> Any | None:
+    def holds(self, start: int) -> bool:
+        return self._path(start).exists()
+
+    def read(self, start: int) -> Any:
         path = self._path(start)
-        if not path.exists():
-            return None
         try:
             with np.load(path, allow_pickle=False) as file:
                 leaves = [file[f"leaf{i}"] for i in range(len(file.files) - 1)]
@@ -242,14 +274,11 @@ class _Store:
         return _rebuild(json.loads(structure), iter(leaves))
 
     def write(self, start: int, part: Any) -> None:
-        import io
-
         leaves: list[np.ndarray] = []
         structure = json.dumps(_outline(part, leaves))
         content = io.BytesIO()
-        np.savez(
-            content, structure=np.array(structure), **{f"leaf{i}": x for i, x in enumerate(leaves)}
-        )
+        named = {f"leaf{i}": leaf for i, leaf in enumerate(leaves)}
+        np.savez(content, allow_pickle=False, structure=np.array(structure), **named)
         _replace(self._path(start), content.getvalue())
 
 
@@ -276,6 +305,7 @@ def _rebuild(outline: Any, leaves: Iterator[np.ndarray]) -> Any:
 
 def _replace(path: Path, content: bytes) -> None:
     """Writes a file so that at any moment it is whole or not there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Hosts that share the folder may have processes of one number.
+    temporary = path.with_name(f".{path.name}.{jax.process_index()}.{os.getpid()}")
     temporary.write_bytes(content)
     os.replace(temporary, path)

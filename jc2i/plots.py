@@ -153,7 +153,7 @@ def reliability_diagram(
         confidence, accuracy, counts = confidence[filled], accuracy[filled], counts[filled]
         if expected_calibration_errors and name in expected_calibration_errors:
             name = f"{name} (ECE {expected_calibration_errors[name]:.3f})"
-        style = _line_style(index)
+        style = _line_style(index, index)
         if len(confidence) <= 40:  # bins are points; the nodes of a density are a line
             style |= {"marker": _MARKERS[index % len(_MARKERS)], "markersize": 5}
         diagram.plot(confidence, accuracy, label=name, **style)
@@ -168,7 +168,7 @@ def reliability_diagram(
 
 
 def deletion_curves(
-    curves: Mapping[str, Sequence[Num[Array, " _steps"]]],
+    curves: Mapping[str, Mapping[str, Sequence[Num[Array, " _steps"]]]],
     *,
     removed: Num[Array, " _steps"] | None = None,
     ylabel: str = "score, relative to the whole image",
@@ -176,27 +176,30 @@ def deletion_curves(
     """Mean score while the most important pixels are removed, with its interval as a band.
 
     Args:
-      curves: the name of a method and its (mean, low, high), each one value a step.
+      curves: `curves[method][model]` is (mean, low, high), each one value a step. A method has a
+        colour, a model a dash.
       removed: percentage of pixels removed at each step, in [0, 100]; from 1/steps of the
         pixels to all of them by default.
       ylabel: what the curves measure, with its unit.
 
     Returns:
-      A figure with one line and one band a method.
+      A figure with one line and one band for each method and model.
 
     Raises:
       ValueError: when a curve's parts, or `removed`, differ in length.
     """
     figure = _figure(7.2, 3.6)
     axes = figure.subplots()
-    for index, (name, curve) in enumerate(curves.items()):
-        mean, low, high = (np.asarray(values, float) for values in curve[:3])
-        steps = len(mean)
-        x = 100 * np.arange(1, steps + 1) / steps if removed is None else np.asarray(removed)
-        if not len(x) == steps == len(low) == len(high):
-            lengths = (len(x), steps, len(low), len(high))
-            raise invalid("curves", f"lengths {lengths} for {name!r}", "one value a step")
-        _line_with_band(axes, x, mean, low, high, index, name)
+    for colour, (method, models) in enumerate(curves.items()):
+        for dash, (model, curve) in enumerate(models.items()):
+            name = f"{method}, {model}"
+            mean, low, high = (np.asarray(values, float) for values in curve[:3])
+            steps = len(mean)
+            x = 100 * np.arange(1, steps + 1) / steps if removed is None else np.asarray(removed)
+            if not len(x) == steps == len(low) == len(high):
+                lengths = (len(x), steps, len(low), len(high))
+                raise invalid("curves", f"lengths {lengths} for {name!r}", "one value a step")
+            _line_with_band(axes, x, mean, low, high, colour, dash, name)
     axes.set(
         xlabel="pixels removed, most important first (%)", ylabel=_wrapped(ylabel), xlim=(0, 100)
     )
@@ -211,6 +214,7 @@ def distributions(
     *,
     ylabel: str,
     kind: str = "box",
+    logarithmic: bool = False,
 ) -> Figure:
     """How values are distributed over images, by method, side by side for each model.
 
@@ -220,6 +224,7 @@ def distributions(
       ylabel: what the values measure, with its unit.
       kind: `"box"` (quartiles, whiskers to 1.5 interquartile ranges, outliers as dots) or
         `"violin"` (density, with the median).
+      logarithmic: whether values, all positive, are spaced by their ratios.
 
     Returns:
       A figure with one group a method and one box or violin a model.
@@ -263,6 +268,8 @@ def distributions(
                 body.set(facecolor=colour, alpha=0.55, edgecolor=colour)
             parts["cmedians"].set_color("black")
             parts["bodies"][0].set_label(name)
+    if logarithmic:
+        axes.set_yscale("log")
     _legend(figure, axes, "outside upper center")
     return figure
 
@@ -312,7 +319,8 @@ def sweep(
 
     Args:
       x: the settings.
-      curves: the name of a method and its (mean, low, high), each one value a setting.
+      curves: the name of a method and its (mean, low, high), each one value a setting; settings
+        where the mean is NaN are left out, and the line goes on to the next.
       xlabel: what varies, with its unit.
       ylabel: what the curves measure, with its unit.
       marked: a setting to mark with a vertical line, and what to write beside it.
@@ -332,7 +340,10 @@ def sweep(
         if not len(mean) == len(low) == len(high) == len(x):
             lengths = (len(mean), len(low), len(high))
             raise invalid("curves", f"lengths {lengths} for {name!r}", f"{len(x)}, one a setting")
-        _line_with_band(axes, x, mean, low, high, index, name, _MARKERS[index % len(_MARKERS)])
+        there = np.isfinite(mean)
+        parts = (values[there] for values in (x, mean, low, high))
+        marker = _MARKERS[index % len(_MARKERS)]
+        _line_with_band(axes, *parts, index, index, name, marker)
     if logarithmic:
         axes.set_xscale("log")
         axes.set_xticks(x, labels=[f"{value:.3g}" for value in x])
@@ -388,10 +399,10 @@ def _tidy(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _line_style(index: int) -> dict[str, Any]:
+def _line_style(colour: int, dash: int) -> dict[str, Any]:
     return {
-        "color": _COLOURS[index % len(_COLOURS)],
-        "linestyle": _DASHES[index % len(_DASHES)],
+        "color": _COLOURS[colour % len(_COLOURS)],
+        "linestyle": _DASHES[dash % len(_DASHES)],
         "linewidth": 1.6,
     }
 
@@ -402,13 +413,14 @@ def _line_with_band(
     mean: np.ndarray,
     low: np.ndarray,
     high: np.ndarray,
-    index: int,
+    colour: int,
+    dash: int,
     name: str,
     marker: str = "",
 ) -> None:
-    style = _line_style(index)
+    style = _line_style(colour, dash)
     axes.plot(x, mean, label=name, marker=marker, markersize=4.5, **style)
-    axes.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
+    axes.fill_between(x, low, high, color=style["color"], alpha=0.12, linewidth=0)
 
 
 def _grouped_axes(

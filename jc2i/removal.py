@@ -31,15 +31,31 @@ def fill(
     Raises:
       ValueError: for another word or a shape that does not fit.
     """
+    check(baseline, images.shape)
     if isinstance(baseline, str):
-        checks.one_of("baseline", baseline, ("blur",))
         return gaussian_blur(images)
     values = jnp.asarray(baseline, images.dtype)
-    fits = values.ndim in (0, 1, 3, 4)
-    fits = fits and all(a in (1, b) for a, b in zip(values.shape[::-1], images.shape[::-1]))
-    takes = f"a number, one a channel, an image or a batch that fits {list(images.shape)}"
-    checks.require(fits, "baseline", checks.describe(values), takes + ', or "blur"')
     return values.reshape((1,) * (4 - values.ndim) + values.shape)
+
+
+def check(baseline: Baseline, shape: tuple[int, ...]) -> None:
+    """Refuses what is no baseline of images of this shape.
+
+    Args:
+      baseline: see `fill`.
+      shape: the images' batch, height, width and channels.
+
+    Raises:
+      ValueError: for another word or a shape that does not fit.
+    """
+    if isinstance(baseline, str):
+        return checks.one_of("baseline", baseline, ("blur",))
+    got = np.shape(baseline)
+    fits = len(got) in (0, 1, 3, 4)
+    # From the right, as arrays broadcast; a shorter one fits every image.
+    fits = fits and all(a in (1, b) for a, b in zip(got[::-1], shape[::-1], strict=False))
+    takes = f"a number, one a channel, an image or a batch that fits {list(shape)}"
+    checks.require(fits, "baseline", checks.describe(baseline), takes + ', or "blur"')
 
 
 def gaussian_blur(

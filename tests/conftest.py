@@ -1,7 +1,8 @@
-"""Settings of every test: eight virtual CPU devices, and shapes checked at run time."""
+"""Settings of every test: eight virtual CPU devices, shapes checked at run time; small models."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 # Before JAX is imported: afterwards both are ignored.
@@ -10,7 +11,83 @@ os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
 ).strip()
 
-from jaxtyping import install_import_hook  # noqa: E402
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import jaxtyping  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 # Every jaxtyping annotation of the package is enforced by beartype, in tests only.
-install_import_hook("jc2i", "beartype.beartype")
+jaxtyping.install_import_hook("jc2i", "beartype.beartype")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ConvNet:
+    """Convolution, activation, convolution of stride 2, activation, mean over pixels, dense."""
+
+    weights: dict[str, jax.Array]
+    activation: str = dataclasses.field(default="relu", metadata={"static": True})
+
+    @classmethod
+    def random(cls, activation="relu", classes=4, channels=3, seed=0):
+        random = np.random.default_rng(seed)
+        shapes = {
+            "kernel1": (3, 3, channels, 4),
+            "bias1": (4,),
+            "kernel2": (3, 3, 4, 6),
+            "bias2": (6,),
+            "dense": (6, classes),
+            "bias3": (classes,),
+        }
+        scales = {name: 2 / max(np.prod(shape[:-1]) ** 0.5, 2) for name, shape in shapes.items()}
+        drawn = {name: scales[name] * random.standard_normal(shapes[name]) for name in shapes}
+        return cls({name: jnp.float32(value) for name, value in drawn.items()}, activation)
+
+    def __call__(self, images):
+        weights, activation = self.weights, getattr(jax.nn, self.activation)
+        layout = ("NHWC", "HWIO", "NHWC")
+        padding = ((1, 1), (1, 1))
+        values = images
+        for stride, layer in ((1, "1"), (2, "2")):
+            values = jax.lax.conv_general_dilated(
+                values, weights["kernel" + layer], (stride,) * 2, padding, dimension_numbers=layout
+            )
+            values = activation(values + weights["bias" + layer])
+        return values.mean(axis=(1, 2)) @ weights["dense"] + weights["bias3"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """Each class's score is a weighted sum of the pixels."""
+
+    weights: jax.Array
+
+    @classmethod
+    def random(cls, shape=(8, 8, 2), classes=3, seed=0):
+        random = np.random.default_rng(seed)
+        return cls(jnp.float32(random.standard_normal((*shape, classes))))
+
+    def __call__(self, images):
+        return jnp.einsum("bhwc,hwck->bk", images, self.weights, precision="highest")
+
+
+@pytest.fixture(scope="session")
+def convnet():
+    """A maker of small convolutional networks: `convnet(activation=, classes=, seed=)`."""
+    return ConvNet.random
+
+
+@pytest.fixture(scope="session")
+def linear():
+    """A maker of linear models: `linear(shape, classes=, seed=)`."""
+    return Linear.random
+
+
+@pytest.fixture
+def untyped():
+    """The user's view: annotations are enforced in tests only."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

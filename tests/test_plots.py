@@ -78,7 +78,10 @@ def test_reliability_diagram_draws_the_bins_that_hold_images():
 
 def test_deletion_curves_draw_each_mean_and_band():
     mean = np.linspace(1, 0, 4)
-    curves = {"RISE": (mean, mean - 0.1, mean + 0.2), "random": (mean, mean, mean)}
+    curves = {
+        "RISE": {"base": (mean, mean - 0.1, mean + 0.2), "temperature": (mean, mean, mean)},
+        "random": {"base": (mean, mean, mean)},
+    }
     (axes,) = drawn(plots.deletion_curves(curves)).axes
     np.testing.assert_array_equal(axes.lines[0].get_xdata(), [25, 50, 75, 100])
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), mean)
@@ -86,7 +89,11 @@ def test_deletion_curves_draw_each_mean_and_band():
     for x, low, high in zip([25, 50, 75, 100], mean - 0.1, mean + 0.2, strict=True):
         heights = band[band[:, 0] == x, 1]
         assert heights.min() == pytest.approx(low) and heights.max() == pytest.approx(high)
-    assert [line.get_label() for line in axes.lines] == ["RISE", "random"]
+    names = ["RISE, base", "RISE, temperature", "random, base"]
+    assert [line.get_label() for line in axes.lines] == names
+    base, temperature, random = axes.lines
+    assert base.get_color() == temperature.get_color() != random.get_color()
+    assert base.get_linestyle() == random.get_linestyle() != temperature.get_linestyle()
 
 
 def test_distributions_draw_the_quartiles_of_the_finite_values():
@@ -169,6 +176,18 @@ def test_sweep_draws_its_points_and_the_mark():
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.5", "1", "3"]
 
 
+def test_sweep_leaves_out_settings_without_a_value():
+    y = np.array([0.4, np.nan, 0.2])
+    (axes,) = drawn(plots.sweep(np.arange(3.0), {"a": (y, y, y)}, xlabel="x", ylabel="y")).axes
+    np.testing.assert_array_equal(axes.lines[0].get_xydata(), [[0, 0.4], [2, 0.2]])
+
+
+def test_distributions_on_a_logarithmic_axis():
+    values = {"RISE": {"base": np.array([1.0, 10.0, 100.0])}}
+    (axes,) = drawn(plots.distributions(values, ylabel="y", logarithmic=True)).axes
+    assert axes.get_yscale() == "log"
+
+
 def test_no_text_leaves_its_figure():
     names = ["meaningful perturbation", "integrated gradients", "gradient x input", "SmoothGrad"]
     y = np.linspace(1, 0, 5)
@@ -176,7 +195,7 @@ def test_no_text_leaves_its_figure():
     groups = {name: {model: (0.5, 0.4, 0.6) for model in MODELS} for name in names}
     label = "better than random (fraction of the images)"
     for figure in (
-        plots.deletion_curves(curves),
+        plots.deletion_curves({name: {"base": curve} for name, curve in curves.items()}),
         plots.bars(groups, ylabel=label),
         plots.sweep(y, curves, xlabel="temperature", ylabel=label, marked=(0.5, "fitted")),
     ):
@@ -211,8 +230,8 @@ def test_no_text_leaves_its_figure():
             "alpha: got 2.0, takes a number in",
         ),
         (
-            lambda: plots.deletion_curves({"RISE": (np.zeros(3), np.zeros(3), np.zeros(2))}),
-            r"curves: got lengths \(3, 3, 3, 2\) for 'RISE'",
+            lambda: plots.deletion_curves({"RISE": {"base": (np.zeros(3),) * 2 + (np.zeros(2),)}}),
+            r"curves: got lengths \(3, 3, 3, 2\) for 'RISE, base'",
         ),
         (
             lambda: plots.distributions({"RISE": {"a": np.zeros(3)}}, ylabel="y", kind="pie"),

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.c2i.measurements import Measurements
-from experiments.c2i.results import SWEPT, fitted_temperature
+from experiments.c2i.measurements import SWEPT, Measurements
 from experiments.c2i.study import BASE
 from experiments.common.statistics import Interval, paired_difference
 
@@ -27,10 +26,7 @@ def claims(measured: Measurements) -> list[dict[str, Any]]:
     """
     rows = []
     for version in measured.study.calibrations:
-        rows += [
-            _row(claim, version, gain)
-            for claim, gain in _gains(measured, version)
-        ]
+        rows += [_row(claim, version, gain) for claim, gain in _gains(measured, version)]
     rows += [_row(*entry) for entry in _sweep_gains(measured)]
     return rows
 
@@ -48,7 +44,10 @@ def _gains(measured: Measurements, version: str) -> list[tuple[str, Interval]]:
             (f"better than random rises: {method}", gain(measured.better_than_random, method, 1))
         )
         found.append(
-            (f"Otsu total variation falls: {method}", gain(measured.otsu_total_variation, method, -1))
+            (
+                f"Otsu total variation falls: {method}",
+                gain(measured.otsu_total_variation, method, -1),
+            )
         )
         found.append(
             (
@@ -67,18 +66,13 @@ def _gains(measured: Measurements, version: str) -> list[tuple[str, Interval]]:
 
 def _sweep_gains(measured: Measurements) -> list[tuple[str, str, Interval]]:
     """The calibrated temperature against the best of the others, and against the base model."""
-    fitted = fitted_temperature(measured)
-    areas = {m: measured.sweep_areas(fitted * m, SWEPT) for m in measured.study.temperatures}
-    others = {m: values for m, values in areas.items() if m != 1.0}
-    if not others:
-        return []
-    best = min(others, key=lambda m: np.nanmean(others[m]))
-    claim = f"deletion area is least at the fitted temperature (next: {best:g} x fitted)"
-    return [(claim, "temperature", paired_difference(areas[1.0], others[best]))]
+    fitted, areas = measured.fitted_temperature, measured.sweep_areas
+    others = {t: values for t, values in areas.items() if t != fitted}
+    best = min(others, key=lambda t: np.nanmean(others[t]))
+    claim = f"deletion area is least at the fitted temperature (next: {best / fitted:.2g} x fitted)"
+    return [(claim, "temperature", paired_difference(areas[fitted], others[best]))]
 
 
 def _row(claim: str, version: str, gain: Interval) -> dict[str, Any]:
     verdict = "holds" if gain.low > 0 else "fails" if gain.high < 0 else "open"
     return {"claim": claim, "calibration": version, **gain.columns("gain"), "verdict": verdict}
-
-

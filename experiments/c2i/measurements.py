@@ -17,6 +17,8 @@ from jc2i import calibrators, explainers, metrics, normalize, probabilities
 from jc2i.parallel import map_batches
 
 RANDOM = "random"
+SWEPT = "meaningful_perturbation"
+"""The method that figures 5 and 8 look at (C2I section 4.6)."""
 
 
 @jax.tree_util.register_dataclass
@@ -55,7 +57,6 @@ class Measurements:
         self._maps: dict[str, dict[str, np.ndarray]] = {}
         self._curves: dict[tuple[str, str], np.ndarray] = {}
         self._lipschitz: dict[str, dict[str, np.ndarray]] = {}
-        self._sweep: dict[tuple[float, str], np.ndarray] = {}
 
     def options(self, method: str) -> dict[str, Any]:
         """The options that the study gives a method."""
@@ -91,32 +92,45 @@ class Measurements:
 
     def _maps_at_once(self, method: str) -> dict[str, np.ndarray]:
         explain = getattr(explainers, method)
-        panel, targets = self._panel(explained=True)
 
         def explain_all(images: Array, targets: Array, keys: Array) -> Array:
             each = jax.vmap(
-                lambda t: explain(panel, images, t, key=keys, **self.options(method)), 1, 1
+                lambda t: explain(self._panel, images, t, key=keys, **self.options(method)), 1, 1
             )
             return each(jnp.asarray(targets))
 
         maps = self._run(
             f"maps-{method}",
             explain_all,
-            (self.subject.images, targets),
-            depends=(panel, self._all_kinds(), self.options(method)),
+            (self.subject.images, self._panel_targets),
+            depends=(self._panel, self.options(method)),
         )
-        return {version: maps[:, i] for i, version in enumerate(self.study.versions)}
+        return {version: maps[:, self._entry(version)] for version in self.study.versions}
 
-    def _panel(self, explained: bool) -> tuple[Panel, np.ndarray]:
-        """All versions' scores, explained or followed, and their targets [images, versions]."""
+    # Every pairing that a study can choose has an entry in the panel, whichever is chosen: the
+    # model evaluations are the same, so a study of another pairing finds them done.
+
+    @cached_property
+    def _panel(self) -> Panel:
+        fitted = [self.subject.calibrators[version] for version in self.study.versions]
+        return Panel(self.subject.model, (Unchanged(), *map(probabilities, fitted + fitted)))
+
+    @cached_property
+    def _panel_targets(self) -> np.ndarray:
+        """The class each entry explains, counted over the panel's scores: [images, entries]."""
+        predictions = self.subject.predictions
+        own = [predictions[version] for version in self.study.versions]
+        base = [predictions[BASE]] * len(own)
+        targets = np.stack([predictions[BASE], *own, *base], axis=1)
         classes = self.subject.evaluation_logits.shape[1]
-        heads, targets = [], []
-        for i, version in enumerate(self.study.versions):
-            released = explained and version == BASE and self.study.scores == "released"
-            calibrator = self.subject.calibrators[version]
-            heads.append(Unchanged() if released else probabilities(calibrator))
-            targets.append(self.subject.targets(version) + i * classes)
-        return Panel(self.subject.model, tuple(heads)), np.stack(targets, axis=1)
+        return targets + np.arange(targets.shape[1], dtype=np.int32) * classes
+
+    def _entry(self, version: str, explained: bool = True) -> int:
+        """Where the panel has what the study explains, or follows, of a version."""
+        if explained and self.subject.explains_logits(version):
+            return 0
+        place = 1 + self.study.versions.index(version)
+        return place if self.study.targets == "own" else place + len(self.study.versions)
 
     def curves(self, method: str, version: str) -> np.ndarray:
         """Normalised deletion curves of a version's probabilities: [images, 100]."""
@@ -138,21 +152,24 @@ class Measurements:
         )
 
     def _random_curves(self) -> dict[tuple[str, str], np.ndarray]:
-        panel, targets = self._panel(explained=False)
-
         def curves(images: Array, targets: Array, segments: Array, keys: Array) -> Array:
             def curve(t: Array) -> Array:
-                return metrics.random_deletion_curve(panel, images, t, key=keys, segments=segments)
+                return metrics.random_deletion_curve(
+                    self._panel, images, t, key=keys, segments=segments
+                )
 
             return jax.vmap(curve, 1, 1)(jnp.asarray(targets))
 
         values = self._run(
             "curves-random",
             curves,
-            (self.subject.images, targets, self.superpixels),
-            depends=(panel, self._all_kinds()),
+            (self.subject.images, self._panel_targets, self.superpixels),
+            depends=(self._panel,),
         )
-        return {(RANDOM, v): values[:, i] for i, v in enumerate(self.study.versions)}
+        return {
+            (RANDOM, version): values[:, self._entry(version, explained=False)]
+            for version in self.study.versions
+        }
 
     @cached_property
     def superpixels(self) -> np.ndarray:
@@ -209,17 +226,16 @@ class Measurements:
 
         depends = (self.options(method), study.neighbours, study.radius)
         if method in FORWARD_ONLY:
-            panel, targets = self._panel(explained=True)
             values = self._run(
                 f"lipschitz-{method}",
-                lambda x, t, keys: jax.vmap(
-                    lambda t: estimate(panel, x, t, keys), 1, 1
-                )(jnp.asarray(t)),
-                (images, targets[:points]),
-                depends=(panel, self._all_kinds(), *depends),
+                lambda x, t, keys: jax.vmap(lambda t: estimate(self._panel, x, t, keys), 1, 1)(
+                    jnp.asarray(t)
+                ),
+                (images, self._panel_targets[:points]),
+                depends=(self._panel, *depends),
                 batch_size=batch,
             )
-            return {version: values[:, i] for i, version in enumerate(study.versions)}
+            return {version: values[:, self._entry(version)] for version in study.versions}
         estimates = {}
         for version in study.versions:
             score = self.subject.explained_score(version)
@@ -232,26 +248,35 @@ class Measurements:
             )
         return estimates
 
-    def sweep_areas(self, temperature: float, method: str) -> np.ndarray:
-        """Deletion areas of a method with a temperature set by hand: one an image of figure 8."""
-        if (temperature, method) not in self._sweep:
-            self._sweep[temperature, method] = self._measure_sweep_areas(temperature, method)
-        return self._sweep[temperature, method]
+    @cached_property
+    def sweep_areas(self) -> dict[float, np.ndarray]:
+        """Deletion areas of Meaningful Perturbation by temperature: one an image of figure 8.
 
-    def _measure_sweep_areas(self, temperature: float, method: str) -> np.ndarray:
+        At the base model's temperature, 1, and at the fitted one they are known already.
+        """
         count = min(self.study.sweep_images, len(self.subject.images))
+        versions = {1.0: BASE, self.fitted_temperature: "temperature"}
+        known = {t: v for t, v in versions.items() if v in self.study.versions}
+        if self.subject.explains_logits(BASE):
+            known.pop(1.0)  # the sweep is of probabilities
+        wanted = {self.fitted_temperature * multiple for multiple in self.study.temperatures}
+        return {
+            temperature: self.areas(SWEPT, known[temperature])[:count]
+            if temperature in known
+            else self._areas_at(temperature, count)
+            for temperature in sorted(wanted | set(versions))
+        }
+
+    def _areas_at(self, temperature: float, count: int) -> np.ndarray:
         images, targets = self.subject.images[:count], self.subject.predictions[BASE][:count]
-        score = probabilities(
-            self.subject.model,
-            calibrators.Temperature(jnp.float32(temperature)),
-            softmax=self.study.softmax,
-        )
-        name, explain = f"{method}-at-{temperature:.3f}", getattr(explainers, method)
+        calibrator = calibrators.Temperature(jnp.float32(temperature))
+        score = probabilities(self.subject.model, calibrator, softmax=self.study.softmax)
+        name, explain = f"{SWEPT}-at-{temperature:.3f}", getattr(explainers, SWEPT)
         maps = self._run(
             f"maps-{name}",
-            lambda x, t, keys: explain(score, x, t, key=keys, **self.options(method)),
+            lambda x, t, keys: explain(score, x, t, key=keys, **self.options(SWEPT)),
             (images, targets),
-            depends=(score, self.study.softmax, self.options(method)),
+            depends=(score, self.study.softmax, self.options(SWEPT)),
         )
         curves = self._run(
             f"curves-{name}",
@@ -261,12 +286,19 @@ class Measurements:
         )
         return np.asarray(metrics.area(curves))
 
-    def _score_kind(self, version: str) -> str:
-        released = version == BASE and self.study.scores == "released"
-        return "logits" if released else f"probabilities, {self.study.softmax}"
+    @cached_property
+    def fitted_temperature(self) -> float:
+        """The temperature fitted on the calibration split, whatever calibrations are compared."""
+        known = self.subject.calibrators.get("temperature")
+        if known is None:
+            labels = self.subject.calibration_data.labels
+            known = calibrators.fit_temperature(self.subject.calibration_logits, labels)
+        return float(known.temperature)
 
-    def _all_kinds(self) -> list[str]:
-        return [self._score_kind(version) for version in self.study.versions]
+    def _score_kind(self, version: str) -> str:
+        if self.subject.explains_logits(version):
+            return "logits"
+        return f"probabilities, {self.study.softmax}"
 
     def _run(
         self,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.c2i.measurements import RANDOM, Measurements
+from experiments.c2i.measurements import RANDOM, SWEPT, Measurements
 from experiments.c2i.study import BASE
 from experiments.common.statistics import (
     Interval,
@@ -21,8 +21,6 @@ from jc2i import calibrators, metrics, normalize, plots
 
 RESAMPLES_ECE = 200
 """Bootstrap resamples of calibration errors, each of which is estimated anew."""
-SWEPT = "meaningful_perturbation"
-"""The method that figures 5 and 8 look at (C2I section 4.6)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +54,8 @@ def table1(measured: Measurements) -> Result:
     said = ", ".join(f"{r['version']} {r['ece_density']:.3f}" for r in others)
     text = (
         f"Accuracy {base['accuracy']:.1%}; mean confidence {base['confidence']:.1%}. Expected "
-        f"calibration error (density estimate) {base['ece_density']:.3f}; after calibration: {said}."
+        f"calibration error (density estimate) {base['ece_density']:.3f}; after calibration: "
+        f"{said}."
     )
     return Result("Table 1: accuracy and calibration", text, rows)
 
@@ -130,9 +129,7 @@ def figure2(measured: Measurements) -> Result:
             np.asarray(v) for v in (curve.confidence, curve.accuracy, curve.count)
         )
         curves[version] = (confidence, accuracy, count)
-        errors[version] = float(
-            metrics.expected_calibration_error(p, labels, estimator="density")
-        )
+        errors[version] = float(metrics.expected_calibration_error(p, labels, estimator="density"))
         for i in range(len(count)):
             rows.append(
                 {
@@ -195,7 +192,7 @@ def figure5(measured: Measurements) -> Result:
         "figure5_maps": plots.saliency_grid(
             np.repeat(image, 2, axis=0), {k: np.stack(v) for k, v in shown.items()}, titles=columns
         ),
-        "figure5_curves": plots.deletion_curves(curves),
+        "figure5_curves": plots.deletion_curves({_words(SWEPT): curves}),
     }
     text = (
         f"Image {sample} of the evaluation: the one whose change of deletion area by {version} is "
@@ -208,11 +205,11 @@ def figure6(measured: Measurements) -> Result:
     """Figure 6: mean deletion curves before and after each calibration."""
     rows, figures = [], {}
     for version in measured.study.calibrations:
-        curves = {}
+        curves: dict[str, dict[str, tuple]] = {}
         for method in (*measured.study.methods, RANDOM):
             for v in (BASE, version):
                 band = _band(measured.curves(method, v))
-                curves[f"{_words(method)}, {v}"] = band
+                curves.setdefault(_words(method), {})[v] = band
                 if v == BASE and version != measured.study.calibrations[0]:
                     continue
                 rows += [
@@ -272,19 +269,17 @@ def figure7(measured: Measurements) -> Result:
 
 def figure8(measured: Measurements) -> Result:
     """Figure 8: deletion area against temperature and against calibration error."""
-    fitted = fitted_temperature(measured)
+    fitted = measured.fitted_temperature
     labels = measured.subject.evaluation_data.labels
     rows = []
-    for multiple in sorted(measured.study.temperatures):
-        temperature = fitted * multiple
-        areas = measured.sweep_areas(temperature, SWEPT)
+    for temperature, areas in measured.sweep_areas.items():
         scaled = calibrators.Temperature(np.float32(temperature))
         p = _softmax(np.asarray(scaled(measured.subject.evaluation_logits))).astype(np.float32)
         error = metrics.expected_calibration_error(p, labels, estimator="density")
         rows.append(
             {
                 "temperature": float(temperature),
-                "multiple_of_fitted": float(multiple),
+                "multiple_of_fitted": float(temperature / fitted),
                 "images": len(areas),
                 **mean_interval(areas).columns("deletion_area"),
                 "ece_density": float(error),
@@ -348,22 +343,14 @@ def figure9(measured: Measurements) -> Result:
                     **paired_difference(estimates[BASE], estimates[version]).columns("change"),
                 }
             )
-    figure = plots.distributions(values, ylabel="local Lipschitz estimate (lower is more stable)")
+    figure = plots.distributions(
+        values, ylabel="local Lipschitz estimate (lower is more stable)", logarithmic=True
+    )
     text = (
         f"Largest change of the normalised map a change of the image, over "
         f"{measured.study.neighbours} neighbours within {measured.study.radius} of each image."
     )
     return Result("Figure 9: stability", text, rows, {"figure9": figure})
-
-
-def fitted_temperature(measured: Measurements) -> float:
-    """The temperature fitted on the calibration split, whatever calibrations are compared."""
-    known = measured.subject.calibrators.get("temperature")
-    if known is None:
-        known = calibrators.fit_temperature(
-            measured.subject.calibration_logits, measured.subject.calibration_data.labels
-        )
-    return float(known.temperature)
 
 
 RESULTS: dict[str, Callable[[Measurements], Result]] = {

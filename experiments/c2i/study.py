@@ -77,8 +77,8 @@ class Study:
     """Masks of RISE."""
     mp_steps: int = 600
     """Steps of Meaningful Perturbation."""
-    temperatures: tuple[float, ...] = (0.25, 0.5, 0.7071, 1.0, 1.4142, 2.0, 4.0)
-    """Temperatures of figure 8, as multiples of the fitted one (which should be among them)."""
+    temperatures: tuple[float, ...] = (0.25, 0.5, 1.4142, 2.0, 4.0)
+    """Temperatures of figure 8, as multiples of the fitted one; that and the base's 1 are added."""
     sweep_images: int = 2500
     """Images of figure 8: the first of those explained."""
     lipschitz_points: int = 150
@@ -97,7 +97,9 @@ class Study:
     def __post_init__(self) -> None:
         for option in ("images", "sweep_images", "lipschitz_points", "neighbours", "batch_size"):
             checks.positive(**{option: getattr(self, option)})
-        checks.require(1.0 in self.temperatures, "temperatures", self.temperatures, "1.0 among them")
+        for multiple in self.temperatures:
+            takes = "multiples of the fitted temperature, above 0 and not 1 (which is there anyway)"
+            checks.require(multiple > 0 and multiple != 1, "temperatures", multiple, takes)
 
     @property
     def title(self) -> str:
@@ -217,14 +219,18 @@ class Subject:
 
     def probabilities(self, version: str) -> Any:
         """The version's probabilities, which every curve follows."""
-        calibrator = self.calibrators[version]
-        return jc2i.probabilities(self.model, calibrator, softmax=self.study.softmax)
+        return jc2i.probabilities(self.model, self.calibrators[version])
+
+    def explains_logits(self, version: str) -> bool:
+        """Whether the version's maps are made of its logits: the released code's pairing."""
+        return version == BASE and self.study.scores == "released"
 
     def explained_score(self, version: str) -> Any:
         """The version's score that maps are made of."""
-        if version == BASE and self.study.scores == "released":
+        if self.explains_logits(version):
             return jc2i.logits(self.model)
-        return self.probabilities(version)
+        calibrator = self.calibrators[version]
+        return jc2i.probabilities(self.model, calibrator, softmax=self.study.softmax)
 
     @property
     def cache(self) -> Path:

@@ -29,7 +29,7 @@ CONDITION = 1e-6
 
 
 class Penalties(NamedTuple):
-    """The weight of each squared parameter in the loss: arrays that broadcast to them."""
+    """The weight of each squared parameter in the loss, arrays of their shapes."""
 
     weight: jax.Array
     bias: jax.Array
@@ -55,12 +55,12 @@ def penalties(
     regularization: str, l2: Any, off_diagonal: Any, bias_weight: Any, classes: int
 ) -> Penalties:
     """What the options of `fit_dirichlet` and `fit_matrix_scaling` stand for."""
+    everywhere, each = jnp.ones((classes, classes)), jnp.ones(classes)
     if regularization == "l2":
-        return Penalties(jnp.asarray(l2, jnp.float32), jnp.asarray(l2, jnp.float32))
-    elsewhere = 1 - jnp.eye(classes)
+        return Penalties(everywhere * l2, each * l2)
+    elsewhere = everywhere - jnp.eye(classes)
     return Penalties(
-        elsewhere * off_diagonal / (classes * (classes - 1)),
-        jnp.asarray(bias_weight, jnp.float32) / classes,
+        elsewhere * (off_diagonal / (classes * (classes - 1))), each * (bias_weight / classes)
     )
 
 
@@ -167,9 +167,7 @@ def _fit(
 
     infinity = jnp.asarray(jnp.inf, dtype)
     zero = jnp.asarray(0)
-    first = _Search(
-        parameters, solver.init(parameters), infinity, infinity, infinity, zero, zero
-    )
+    first = _Search(parameters, solver.init(parameters), infinity, infinity, infinity, zero, zero)
     last = jax.lax.while_loop(unfinished, step, first)
     weight, bias = natural(last.parameters)
     right = jnp.all(jnp.argmax(apply(weight, features) + bias, axis=1) == labels)
@@ -209,8 +207,7 @@ def _whitened(
     augmented = jnp.concatenate([features, jnp.ones((batch, 1), features.dtype)], axis=1)
     # Of the likelihood: p (1 - p) of an undecided row, times the second moments of its features.
     moments = apply(augmented.T, augmented.T) / batch * (1 - 1 / classes) / classes
-    weight_penalty = jnp.broadcast_to(penalties.weight, start.shape).mean(0)
-    penalty = jnp.append(weight_penalty, jnp.mean(penalties.bias))
+    penalty = jnp.append(penalties.weight.mean(0), penalties.bias.mean())
     curvatures, axes = jnp.linalg.eigh(moments + 2 * jnp.diag(penalty))
     root = jnp.sqrt(jnp.maximum(curvatures, CONDITION * curvatures[-1]))
     shrink, stretch = (apply(axes * power, axes) for power in (1 / root, root))

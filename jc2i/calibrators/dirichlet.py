@@ -15,7 +15,7 @@ from jc2i.checks import Array
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Dirichlet:
     """Maps the log-probabilities by a matrix and a bias: z -> W ln softmax(z) + b.
 

@@ -11,7 +11,7 @@ from jc2i.checks import Array
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Identity:
     """The calibrator that changes nothing: z -> z."""
 

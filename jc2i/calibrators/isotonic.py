@@ -16,7 +16,7 @@ from jc2i.checks import Array
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Isotonic:
     """Maps each class's probability by its own rising function, then renormalises.
 

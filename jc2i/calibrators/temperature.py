@@ -24,7 +24,7 @@ MAX_STEPS = 100
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Temperature:
     """Divides the logits by one temperature: z -> z / T.
 
@@ -78,7 +78,8 @@ def fit_temperature(
       ValueError: for logits that are empty, not finite or not of rank 2, for labels that are not
         one class a row, and for bounds out of order.
     """
-    log_temperature = _maximum_likelihood(jnp.asarray(logits), jnp.asarray(labels), bounds)
+    low, high = (jnp.float32(math.log(bound)) for bound in bounds)
+    log_temperature = _maximum_likelihood(jnp.asarray(logits), jnp.asarray(labels), low, high)
     if checks.is_concrete(log_temperature):
         _warn_at_bounds(float(log_temperature), bounds)
     return Temperature(jnp.exp(log_temperature))
@@ -109,14 +110,14 @@ class _Search(NamedTuple):
 
 @jax.jit
 def _maximum_likelihood(
-    logits: jax.Array, labels: jax.Array, bounds: tuple[float, float]
+    logits: jax.Array, labels: jax.Array, low: jax.Array, high: jax.Array
 ) -> jax.Array:
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
     logits = logits.astype(dtype)
     # Relative to the label's logit, every term of the slope is small where the model is right:
     # nothing cancels in float32.
     margins = logits - jnp.take_along_axis(logits, labels[:, None], axis=1)
-    low, high = (jnp.log(jnp.asarray(bound, dtype)) for bound in bounds)
+    low, high = low.astype(dtype), high.astype(dtype)
 
     def step(search: _Search) -> _Search:
         inverse = jnp.exp(-search.log_temperature)

@@ -15,7 +15,7 @@ from jc2i.checks import Array
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class VectorScaling:
     """Scales and shifts the logit of each class: z -> w * z + b.
 
@@ -64,8 +64,7 @@ def fit_vector_scaling(
       ValueError: for logits that are empty, not finite or not of rank 2, for labels that are not
         one class a row, and for a negative penalty.
     """
-    penalty = jnp.asarray(l2, jnp.float32)
-    logits = jnp.asarray(logits)
-    start = jnp.ones(logits.shape[1])
-    result = _affine.fit(logits, jnp.asarray(labels), start, _affine.Penalties(penalty, penalty))
+    each = jnp.ones(logits.shape[1])
+    penalties = _affine.Penalties(each * l2, each * l2)
+    result = _affine.fit(jnp.asarray(logits), jnp.asarray(labels), each, penalties)
     return VectorScaling(result.weight, result.bias)

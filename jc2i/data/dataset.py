@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int, Int32, Shaped, UInt8
+from jaxtyping import Float, Int, Int32, UInt8
 
 from jc2i.checks import invalid
 from jc2i.data.encoded import EncodedImages, Index
@@ -50,11 +50,11 @@ class Dataset:
         self, index: Index
     ) -> tuple[
         UInt8[np.ndarray, "*batch h w c"] | Float[np.ndarray, "*batch h w c"],
-        Shaped[np.ndarray, "*batch"] | np.int32,
+        Int32[np.ndarray, "*batch"],
     ]:
         if not isinstance(index, slice):
             index = np.arange(len(self))[index]
-        return self.images[index], self.labels[index]
+        return self.images[index], np.asarray(self.labels[index])
 
     def subset(self, indices: Int[np.ndarray, " m"] | Sequence[int]) -> Dataset:
         """The data set of the images at `indices`, in that order; nothing is decoded.

@@ -114,8 +114,8 @@ def random_deletion_curve(
     """The deletion curve of random superpixels, averaged over several random orders.
 
     What a map must beat to explain better than chance (C2I section 4.4). Whole superpixels are
-    removed, by fraction of pixels: one is gone once half of it lies within the fraction. Cost:
-    `orders` x (`steps` + 1) evaluations.
+    removed, by fraction of pixels: one is gone once more than half of it lies within the fraction.
+    Cost: `orders` x (`steps` + 1) evaluations.
 
     Args:
       model: callable pytree, images -> scores[batch, classes]; usually probabilities.
@@ -149,7 +149,7 @@ def random_deletion_curve(
     return streaming.accumulate(lambda order: curve(order[0]), orders, 1) / orders
 
 
-def area(curve: Float[Array, "*batch steps"]) -> Float[Array, "*batch"]:
+def area(curve: Float[checks.Array, "*batch steps"]) -> Float[Array, "*batch"]:
     """The area under a deletion or insertion curve: its mean over the steps.
 
     Args:
@@ -162,7 +162,7 @@ def area(curve: Float[Array, "*batch steps"]) -> Float[Array, "*batch"]:
 
 
 def better_than_random(
-    areas: Float[Array, " batch"], random_areas: Float[Array, " batch"]
+    areas: Float[checks.Array, " batch"], random_areas: Float[checks.Array, " batch"]
 ) -> Float[Array, " batch"]:
     """Whether each image is explained better than by chance; its mean is the BTR ratio.
 
@@ -180,7 +180,9 @@ def better_than_random(
     return jnp.where(scored, (areas < random_areas).astype(areas.dtype), jnp.nan)
 
 
-def superpixels(images: Float[Array, "batch height width channel"], count: int = 100) -> np.ndarray:
+def superpixels(
+    images: Float[checks.Array, "batch height width channel"], count: int = 100
+) -> Int[np.ndarray, "batch height width"]:
     """SLIC superpixels of each image (Achanta et al. 2012), computed on the host.
 
     Args:

@@ -13,8 +13,8 @@ from jc2i import checks
 
 
 def structural_similarity(
-    first: Float[Array, "batch height width"],
-    second: Float[Array, "batch height width"],
+    first: Float[checks.Array, "batch height width"],
+    second: Float[checks.Array, "batch height width"],
     *,
     data_range: float = 1.0,
     window: int = 11,

@@ -66,7 +66,7 @@ def lipschitz(
     def neighbour(key: Array, index: Array) -> tuple[Array, Array]:
         direction_key, radius_key, own_key = jax.random.split(jax.random.fold_in(key, index), 3)
         direction = jax.random.normal(direction_key, shape, images.dtype)
-        # 1 - uniform lies in (0, 1]: a neighbour never coincides with its image.
+        # 1 - uniform lies in (0, 1].
         length = radius * (1 - jax.random.uniform(radius_key, (), images.dtype))
         step = length * direction / jnp.linalg.norm(direction)
         return step, jax.random.fold_in(key, neighbours) if shared_key else own_key
@@ -81,7 +81,9 @@ def lipschitz(
         change = maps.reshape(batch, chunk, *maps.shape[1:]) - own[:, None]
         # The distance that float arithmetic left: x + s rounds, most where s is smallest.
         moved = near.reshape(steps.shape) - images[:, None]
-        return _norm(change) / _norm(moved)
+        distance = _norm(moved)
+        # A step can be too small for the image's floats: no neighbour, so no ratio.
+        return jnp.where(distance > 0, _norm(change) / distance, 0)
 
     chunk = streaming.per_step(batch, batch_size)
     return streaming.collect(ratios, neighbours, chunk).max(axis=1)

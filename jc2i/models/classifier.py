@@ -82,10 +82,10 @@ class Classifier(nnx.Module):
             and jnp.issubdtype(images.dtype, jnp.floating)
         )
         require(fits, "images", describe(images), f"{takes} ({self.architecture})")
+        values = jnp.asarray(images)
         if not self.normalize:
-            return jnp.asarray(images)
-        dtype = images.dtype
-        return (images - jnp.asarray(self.mean, dtype)) / jnp.asarray(self.std, dtype)
+            return values
+        return (values - jnp.asarray(self.mean, values.dtype)) / jnp.asarray(self.std, values.dtype)
 
 
 def _per_channel(
@@ -158,7 +158,7 @@ def with_weights(model: ModelType, values: Mapping[str, Any]) -> ModelType:
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 
-def _name(path: tuple[str | int, ...]) -> str:
+def _name(path: tuple[Any, ...]) -> str:
     return ".".join(map(str, path))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -144,6 +145,18 @@ class _Unpickler(pickle.Unpickler):
         return tensor
 
 
+def _unpickle(stream: io.BytesIO) -> tuple[Any, dict[str, tuple[np.dtype, int]]]:
+    """The next pickle of a stream, and the storages that its tensors lie in."""
+    start, size = stream.tell(), stream.getbuffer().nbytes
+    # The unpickler makes room for whatever length or index a damaged pickle states: gigabytes.
+    for opcode, argument, _ in pickletools.genops(stream):
+        if opcode.name.endswith("PUT") and (argument or 0) > size:
+            raise _Refused(f"damaged: object {argument} in a file of {size} bytes")
+    stream.seek(start)
+    unpickler = _Unpickler(stream)
+    return unpickler.load(), unpickler.storages
+
+
 def _read_zip(data: bytes) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         # A compressed archive may unpack to any size; torch.save only ever stores.
@@ -156,25 +169,24 @@ def _read_zip(data: bytes) -> dict[str, np.ndarray]:
         folder = index.removesuffix("data.pkl")
         if f"{folder}byteorder" in records and archive.read(f"{folder}byteorder") != b"little":
             raise _Refused("big-endian numbers")
-        unpickler = _Unpickler(io.BytesIO(archive.read(index)))
-        content = unpickler.load()
+        content, stored = _unpickle(io.BytesIO(archive.read(index)))
         storages = {
             key: np.frombuffer(archive.read(f"{folder}data/{key}"), dtype, count=elements)
-            for key, (dtype, elements) in unpickler.storages.items()
+            for key, (dtype, elements) in stored.items()
         }
     return _state_dict(content, storages)
 
 
 def _read_legacy(data: bytes) -> dict[str, np.ndarray]:
     stream = io.BytesIO(data)
-    _magic, protocol, system = (_Unpickler(stream).load() for _ in range(3))
+    _magic, protocol, system = (_unpickle(stream)[0] for _ in range(3))
     if protocol != _LEGACY_PROTOCOL or not system["little_endian"]:
         raise _Refused(f"protocol {protocol}, written by {system}")
-    unpickler = _Unpickler(stream)
-    content = unpickler.load()
+    content, stored = _unpickle(stream)
+    keys, _ = _unpickle(stream)
     storages = {}
-    for key in _Unpickler(stream).load():
-        dtype, elements = unpickler.storages[key]
+    for key in keys:
+        dtype, elements = stored[key]
         # Each storage is its number of elements, 8 bytes, then the elements.
         start = stream.tell() + 8
         storages[key] = np.frombuffer(data, dtype, count=elements, offset=start)

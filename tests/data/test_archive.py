@@ -8,10 +8,11 @@ import pytest
 from jc2i import data
 
 
-@pytest.fixture(params=["tar", "tar.gz", "tar.xz"])
+@pytest.fixture(params=[("tar", "w"), ("tar.gz", "w:gz"), ("tar.xz", "w:xz")], ids="-".join)
 def archive(request, image_folder):
-    path = image_folder.parent / f"animals.{request.param}"
-    with tarfile.open(path, f"w:{request.param[4:]}") as file:
+    suffix, mode = request.param
+    path = image_folder.parent / f"animals.{suffix}"
+    with tarfile.open(path, mode) as file:
         file.add(image_folder / "val", "published/val")  # not in the order of a folder's listing
         file.add(image_folder / "train", "published/train")
     return path

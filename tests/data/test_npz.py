@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -18,7 +20,8 @@ TRAIN, TEST = RNG.integers(0, 256, (6, 4, 4), np.uint8), RNG.integers(0, 256, (4
 )
 def test_keys(tmp_path, keys):
     arrays = (TRAIN, np.arange(6)[:, None] % 3, TEST, np.array([0, 1, 1, 0], np.uint8))
-    np.savez(tmp_path / "tiny.npz", **dict(zip(keys, arrays, strict=True)))
+    named: dict[str, Any] = dict(zip(keys, arrays, strict=True))
+    np.savez(tmp_path / "tiny.npz", **named)
     train = data.load(tmp_path / "tiny.npz", "train")
     np.testing.assert_array_equal(train.images, TRAIN[..., None])
     assert train.labels.tolist() == [0, 1, 2, 0, 1, 2]
@@ -26,7 +29,7 @@ def test_keys(tmp_path, keys):
     assert test.classes == ("0", "1", "2")  # though no test image is a 2
     assert (test.labels.dtype, test.name) == (np.int32, "tiny")
     np.testing.assert_array_equal(
-        data.load(tmp_path / "tiny.npz", "all").images[..., 0], np.concatenate([TRAIN, TEST])
+        data.load(tmp_path / "tiny.npz", "all")[:][0][..., 0], np.concatenate([TRAIN, TEST])
     )
     assert data.load(tmp_path / "tiny.npz", "calibration", size=(8, 6)).images.shape == (2, 8, 6, 1)
 

@@ -33,11 +33,11 @@ def randomised(model, seed=0):
     )
 
 
-@pytest.fixture(scope="module", params=["resnet A", "resnet B", "small"])
+@pytest.fixture(scope="module", params=["resnet", "small"])
 def model(request):
     if request.param == "small":
         return randomised(models.Small(classes=7))
-    return randomised(models.ResNetCifar(8, classes=7, shortcut=request.param[-1]))
+    return randomised(models.ResNetCifar(8, classes=7, shortcut="B"))
 
 
 @pytest.fixture
@@ -69,10 +69,10 @@ def test_activations_are_named_once_and_in_order(name):
 def test_compiled_equals_eager_and_images_are_independent(model):
     images = images_for(model)
     eager = model(images)
-    compiled = jax.jit(lambda m, x: m(x))(model, images)
+    call = jax.jit(lambda m, x: m(x))
     assert eager.shape == (3, 7)
-    np.testing.assert_allclose(compiled, eager, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(model(images[1:2]), eager[1:2], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(call(model, images), eager, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(call(model, images[1:2]), eager[1:2], rtol=1e-4, atol=1e-4)
 
 
 def test_new_weights_do_not_recompile_and_change_the_logits(model):
@@ -94,8 +94,9 @@ def test_new_weights_do_not_recompile_and_change_the_logits(model):
 def test_stacked_weights_run_under_vmap(model):
     images = images_for(model)
     half = jax.tree.map(lambda leaf: leaf / 2, model)
-    together = jax.vmap(lambda m, x: m(x), in_axes=(0, None))(stacked(model, half), images)
-    apart = jnp.stack([model(images), half(images)])
+    call = jax.jit(lambda m, x: m(x))
+    together = jax.jit(jax.vmap(call, in_axes=(0, None)))(stacked(model, half), images)
+    apart = jnp.stack([call(model, images), call(half, images)])
     np.testing.assert_allclose(together, apart, rtol=1e-3, atol=1e-4)
 
 
@@ -104,16 +105,16 @@ def test_every_leaf_is_an_array_of_weights(model):
 
 
 def test_normalisation_happens_inside():
-    plain = models.create("small", classes=3, key=jax.random.key(0), channels=2)
-    options = {**plain.options, "mean": (0.25, 0.5), "std": (0.5, 2.0)}
-    inside = models.create("small", key=jax.random.key(0), **options)
-    images = images_for(plain)
-    by_hand = (np.asarray(images) - np.array([0.25, 0.5])) / np.array([0.5, 2.0])
-    np.testing.assert_allclose(inside(images), plain(jnp.float32(by_hand)), rtol=1e-5, atol=1e-6)
-    options["normalize"] = False
-    outside = models.create("small", key=jax.random.key(0), **options)
-    assert outside.mean == (0.25, 0.5)
-    np.testing.assert_array_equal(outside(images), plain(images))
+    mean, std = (0.25, 0.5), (0.5, 2.0)
+    plain = models.Small(classes=3, channels=2)
+    inside = models.Small(classes=3, channels=2, mean=mean, std=std)
+    outside = models.Small(classes=3, channels=2, mean=mean, std=std, normalize=False)
+    images = np.asarray(images_for(plain))
+    by_hand = (images - np.array(mean)) / np.array(std)
+    np.testing.assert_allclose(inside.preprocess(images), by_hand, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(outside.preprocess(images), images)
+    np.testing.assert_array_equal(plain.preprocess(images), images)
+    assert outside.mean == mean
 
 
 def test_depths_have_the_published_number_of_weights():

@@ -155,3 +155,27 @@ def test_a_compressed_archive_is_refused(tmp_path):
         archive.writestr("archive/data/0", bytes(4 * 10**6))
     with pytest.raises(ValueError, match="compressed records"):
         read_torch_file(path)
+
+
+@pytest.mark.parametrize("opcode", [b"]r\xff\xff\xff\x7f", b"\x96\xff\xff\xff\xff\xff\x00\x00\x00"])
+def test_a_pickle_that_states_gigabytes_is_refused_before_they_are_taken(opcode, tmp_path, capfd):
+    path = tmp_path / "file"
+    path.write_bytes(as_zip(b"\x80\x05" + opcode + b".", path))
+    with pytest.raises(ValueError, match=r"^path: got .*file \(damaged"):
+        read_torch_file(path)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("file", [*WHOLE, "trained.th"])
+def test_damaged_files_are_read_or_refused_and_nothing_else(file, tmp_path):
+    whole = (FILES / file).read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for position in random.integers(0, len(whole), 3):
+            damaged[position] = random.integers(256)
+        (tmp_path / "file").write_bytes(damaged)
+        try:
+            read_torch_file(tmp_path / "file")
+        except ValueError as error:
+            assert str(error).startswith("path: got ")

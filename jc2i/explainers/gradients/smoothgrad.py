@@ -48,7 +48,7 @@ def smoothgrad(
     Raises:
       ValueError: for bad input, naming the argument.
     """
-    checks.positive(samples=samples)
+    checks.count(samples=samples)
     checks.require(noise >= 0, "noise", noise, "a standard deviation of at least 0")
     scale = jnp.full(images.shape[0], noise, images.dtype)
     if relative:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
 from jc2i import checks, removal, scores
 from jc2i.boundary import public
+from jc2i.explainers.perturbation import upsampling
 from jc2i.jaxpr import fast_gradients
 
 
@@ -52,7 +52,8 @@ def meaningful_perturbation(
       learning_rate: Adam's learning rate, above 0.
       area_weight: weight of |1 - m|.
       tv_weight: weight of the total variation.
-      tv_power: exponent of the steps between neighbouring mask values in the total variation.
+      tv_power: exponent of the steps between neighbouring mask values in the total variation, at
+        least 1 (below, the gradient of equal neighbours is infinite).
       mask_size: side of the square mask, cut to the image's shorter side; None: the image's size.
       reduction: `"mean"` or `"sum"` over mask values (total variation: over each direction).
       baseline: what a removed pixel becomes: a number, one a channel, an image array, `"blur"`.
@@ -66,11 +67,13 @@ def meaningful_perturbation(
     """
     del key, batch_size
     checks.one_of("reduction", reduction, ("mean", "sum"))
-    checks.positive(steps=steps, learning_rate=learning_rate, tv_power=tv_power)
+    checks.count(steps=steps)
+    checks.positive(learning_rate=learning_rate)
+    checks.require(tv_power >= 1, "tv_power", tv_power, "a number of at least 1")
     batch, height, width, _ = images.shape
     rows, columns = mask_shape(mask_size, height, width)
-    up_rows = jnp.asarray(_upsampling(rows, height), images.dtype)
-    up_columns = jnp.asarray(_upsampling(columns, width), images.dtype)
+    up_rows = jnp.asarray(upsampling.matrix(rows, height, "linear"), images.dtype)
+    up_columns = jnp.asarray(upsampling.matrix(columns, width, "linear"), images.dtype)
     fill = removal.fill(images, baseline)
     model = fast_gradients(model)
     reduce = functools.partial(jnp.mean if reduction == "mean" else jnp.sum, axis=(1, 2))
@@ -106,12 +109,6 @@ def mask_shape(mask_size: int | None, height: int, width: int) -> tuple[int, int
     """Rows and columns of the optimised mask of an image."""
     if mask_size is None:
         return height, width
-    checks.positive(mask_size=mask_size)
+    checks.count(mask_size=mask_size)
     side = min(mask_size, height, width)
     return side, side
-
-
-@functools.cache
-def _upsampling(size: int, length: int) -> np.ndarray:
-    with jax.ensure_compile_time_eval():
-        return np.asarray(jax.image.resize(jnp.eye(size), (length, size), "linear"))

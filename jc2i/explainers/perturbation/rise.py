@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jc2i import checks, removal, scores, streaming
 from jc2i.boundary import public
+from jc2i.explainers.perturbation import upsampling
 
 SETTLING_MASKS = 256
 """Masks between two looks at whether a map has settled: fixed, so that no run differs by it."""
@@ -61,7 +61,7 @@ def rise(
       ValueError: for bad input, naming the argument.
     """
     checks.one_of("normalization", normalization, ("expectation", "coverage"))
-    checks.positive(masks=masks, grid=grid)
+    checks.count(masks=masks, grid=grid)
     checks.require(0 < keep <= 1, "keep", keep, "a probability in (0, 1]")
     batch, height, width, _ = images.shape
     checks.require(grid <= min(height, width), "grid", grid, f"at most {min(height, width)} cells")
@@ -119,24 +119,21 @@ def random_masks(
       The masks, 1 where the image stays visible.
     """
     cells = [-(-length // grid) for length in shape]
-    rows, columns = (jnp.asarray(_interpolation(grid, (grid + 1) * cell)) for cell in cells)
+    rows, columns = (
+        jnp.asarray(upsampling.matrix(grid, (grid + 1) * cell, "cubic")) for cell in cells
+    )
 
     def draw(index: Array) -> Array:
-        cell_key, shift_key = jax.random.split(jax.random.fold_in(key, index))
-        kept = jax.random.bernoulli(cell_key, keep, (grid, grid)).astype(rows.dtype)
-        shift = jax.random.randint(shift_key, (2,), 0, jnp.array(cells))
+        # One draw for cells and shift: each further one costs a second of compilation on CPU.
+        uniform = jax.random.uniform(jax.random.fold_in(key, index), (grid * grid + 2,))
+        kept = (uniform[:-2] < keep).reshape(grid, grid).astype(rows.dtype)
+        shift = jnp.floor(uniform[-2:] * jnp.array(cells)).astype(int)
         up = jax.lax.dynamic_slice_in_dim(rows, shift[0], shape[0])
         across = jax.lax.dynamic_slice_in_dim(columns, shift[1], shape[1])
         return jnp.einsum("hr,rc,wc->hw", up, kept, across, precision="highest")
 
     masks = jax.vmap(draw)(index)
     return jnp.clip(masks, 0, 1) if clip else masks
-
-
-@functools.cache
-def _interpolation(cells: int, length: int) -> np.ndarray:
-    with jax.ensure_compile_time_eval():
-        return np.asarray(jax.image.resize(jnp.eye(cells), (length, cells), "cubic"))
 
 
 def _until_settled(

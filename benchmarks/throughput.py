@@ -1,0 +1,199 @@
+"""How fast an explainer is, and how far from the bare model.
+
+    python benchmarks/throughput.py --model resnet20_cifar --batch 32 --json throughput.json
+    python benchmarks/throughput.py --explainers rise meaningful_perturbation --evaluations 600
+
+The cost of an explainer is counted in model evaluations: forward passes, or gradients of the
+target's score by the image. Overhead is measured time / (evaluations x time of one evaluation of
+the bare model at the same batch size in the same process). The two are timed in turn, so that a
+machine whose speed drifts slows both, and the median of the pairs' ratios is reported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+import jc2i
+from experiments.common.provenance import provenance
+from jc2i.explainers.gradients.input_gradient import input_gradient
+
+Kind = Literal["forward", "gradient"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """What to time."""
+
+    explainers: tuple[str, ...] = (
+        "rise",
+        "occlusion",
+        "integrated_gradients",
+        "smoothgrad",
+        "meaningful_perturbation",
+        "sensitivity",
+        "gradient_x_input",
+    )
+    """Explainers of `jc2i.explainers`."""
+    model: str = "resnet20_cifar"
+    """Architecture (random weights: its speed does not depend on them), or a saved model."""
+    classes: int = 10
+    """Classes of an architecture with random weights."""
+    size: int = 32
+    """Height and width of the images in pixels."""
+    channels: int = 3
+    """Channels of the images."""
+    batch: int = 32
+    """Images in a batch, and so model evaluations in flight."""
+    evaluations: int = 60
+    """About how many evaluations an image each explainer is given, where it can be chosen."""
+    repeats: int = 7
+    """Timed pairs of explainer and bare model, after one that is not."""
+    json: Path | None = None
+    """File for the numbers, with the command and the machine."""
+
+
+def cost(explainer: str, benchmark: Benchmark) -> tuple[Kind, int, dict[str, Any]]:
+    """What an explainer evaluates: forward or gradient, how often, with which options.
+
+    Args:
+      explainer: name of an explainer.
+      benchmark: the number of evaluations wanted.
+
+    Returns:
+      The kind of evaluation, their number an image, and the options that make it so.
+
+    Raises:
+      ValueError: for an explainer that this benchmark does not know.
+    """
+    n = benchmark.evaluations
+    if explainer == "rise":
+        return "forward", n, {"masks": n, "grid": min(8, benchmark.size)}
+    if explainer == "occlusion":
+        positions = max(1, int(np.sqrt(n - 1)))
+        window = max(2, benchmark.size // positions)
+        positions = -(-(benchmark.size - window) // window) + 1
+        return "forward", positions**2 + 1, {"window": window, "stride": window}
+    if explainer == "integrated_gradients":
+        return "gradient", 2 * (n // 2), {"steps": n // 2}
+    if explainer == "smoothgrad":
+        return "gradient", n, {"samples": n}
+    if explainer == "meaningful_perturbation":
+        return "gradient", n, {"steps": n}
+    if explainer in ("sensitivity", "gradient_x_input"):
+        return "gradient", 1, {}
+    raise jc2i.checks.invalid("explainers", repr(explainer), "one whose cost is known here")
+
+
+def measure(explainer: str, benchmark: Benchmark, model: Any) -> dict[str, Any]:
+    """Times one explainer against the bare model.
+
+    Args:
+      explainer: name of an explainer.
+      benchmark: sizes and repeats.
+      model: images -> logits.
+
+    Returns:
+      One row: times in seconds, rates a second, overhead, memory in MiB.
+    """
+    kind, evaluations, options = cost(explainer, benchmark)
+    shape = (benchmark.batch, benchmark.size, benchmark.size, benchmark.channels)
+    images = jax.random.uniform(jax.random.key(0), shape)
+    targets = jnp.arange(benchmark.batch) % benchmark.classes
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(1), jnp.arange(benchmark.batch))
+    explain = getattr(jc2i.explainers, explainer)
+    score = jc2i.probabilities(model)
+
+    def explained(score: Any, images: Any, targets: Any, keys: Any) -> Any:
+        return explain(score, images, targets, key=keys, **options)
+
+    def bare(score: Any, images: Any, targets: Any) -> Any:
+        return score(images) if kind == "forward" else input_gradient(score)(images, targets)
+
+    explain_compiled = jax.jit(explained).lower(score, images, targets, keys).compile()
+    bare_compiled = jax.jit(bare).lower(score, images, targets).compile()
+    # Bare evaluations enough for a tenth of a second, so that a pair is as long as it is noisy.
+    once = seconds(lambda: bare_compiled(score, images, targets), 1)
+    bare_calls = int(np.clip(0.1 / once, 1, max(evaluations, 10)))
+    explained_times, bare_times = [], []
+    for _ in range(benchmark.repeats + 1):
+        bare_times.append(seconds(lambda: bare_compiled(score, images, targets), bare_calls))
+        explained_times.append(seconds(lambda: explain_compiled(score, images, targets, keys), 1))
+    bare_time, explained_time = np.array(bare_times[1:]), np.array(explained_times[1:])
+    ratios = explained_time / (evaluations * bare_time)
+    memory = explain_compiled.memory_analysis()
+    return {
+        "explainer": explainer,
+        "evaluation": kind,
+        "evaluations": evaluations,
+        "seconds": float(np.median(explained_time)),
+        "seconds_an_evaluation": float(np.median(bare_time)),
+        "images_a_second": benchmark.batch / float(np.median(explained_time)),
+        "evaluations_a_second": benchmark.batch * evaluations / float(np.median(explained_time)),
+        "overhead": float(np.median(ratios)),
+        "overhead_low": float(ratios.min()),
+        "overhead_high": float(ratios.max()),
+        "memory_mib": memory.temp_size_in_bytes / 2**20 if memory else float("nan"),
+        "options": options,
+    }
+
+
+def seconds(function: Callable[[], Any], calls: int) -> float:
+    """Mean wall time of a call, all of them waited for."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        result = function()
+    jax.block_until_ready(result)
+    return (time.perf_counter() - start) / calls
+
+
+def main(benchmark: Benchmark) -> None:
+    """Times the explainers, prints a table and writes the numbers."""
+    if benchmark.model in jc2i.models.names():
+        model = jc2i.models.create(
+            benchmark.model,
+            classes=benchmark.classes,
+            key=jax.random.key(2),
+            channels=benchmark.channels,
+        )
+    else:
+        model = jc2i.models.load(benchmark.model)
+    rows = []
+    for explainer in benchmark.explainers:
+        rows.append(measure(explainer, benchmark, model))
+        print(f"{explainer}: overhead {rows[-1]['overhead']:.3f}", flush=True)
+    columns = [name for name in rows[0] if name != "options"]
+    device = jax.devices()[0]
+    table = Table(*columns, title=f"{benchmark.model}, batch {benchmark.batch}, {device}")
+    for row in rows:
+        table.add_row(
+            *(f"{row[n]:.4g}" if isinstance(row[n], float) else str(row[n]) for n in columns)
+        )
+    Console(width=200).print(table)
+    if benchmark.json:
+        record = {
+            "provenance": provenance(),
+            "benchmark": {k: v for k, v in dataclasses.asdict(benchmark).items() if k != "json"},
+            "rows": rows,
+        }
+        benchmark.json.parent.mkdir(parents=True, exist_ok=True)
+        benchmark.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Benchmark))

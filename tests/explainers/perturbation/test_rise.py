@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jc2i.boundary import image_keys
+from jc2i.explainers import rise
+from jc2i.explainers.perturbation.rise import SETTLING_MASKS, random_masks
+
+KEY = jax.random.key(5)
+SHAPE = (8, 10)
+TARGETS = np.array([2, 0])
+
+
+def images_of(channels, batch=2):
+    return jax.random.uniform(jax.random.key(1), (batch, *SHAPE, channels))
+
+
+def masks_of(count, grid=4, keep=0.6, clip=True, batch=2, shape=SHAPE):
+    """The masks [batch, count, height, width] that `rise` draws for these images."""
+    draw = functools.partial(random_masks, shape=shape, grid=grid, keep=keep, clip=clip)
+    return jax.jit(jax.vmap(draw, (0, None)))(image_keys(KEY, batch), jnp.arange(count))
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_a_linear_models_map_is_the_second_moment_of_its_masks_times_its_terms(linear, clip):
+    model, images = linear((*SHAPE, 2)), images_of(2)
+    maps = rise(model, images, TARGETS, key=KEY, masks=37, grid=4, clip=clip)
+    masks = np.asarray(masks_of(37, clip=clip), float).reshape(2, 37, -1)
+    moment = np.einsum("bki,bkj->bij", masks, masks) / 37
+    weights = np.moveaxis(np.asarray(model.weights, float), -1, 0)[TARGETS]
+    terms = (weights * images).sum(-1).reshape(2, -1)
+    expected = np.einsum("bij,bj->bi", moment, terms).reshape(2, *SHAPE) / 0.6
+    np.testing.assert_allclose(maps, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("normalization", ["expectation", "coverage"])
+def test_any_models_map_is_the_plain_sum_over_the_masks(convnet, normalization):
+    network, images, grey = convnet(), images_of(3), np.array([0.2, 0.5, 0.7], np.float32)
+    masks = np.asarray(masks_of(21, keep=0.4))
+    options = {"masks": 21, "grid": 4, "keep": 0.4, "baseline": grey, "batch_size": 8}
+    maps = rise(network, images, TARGETS, key=KEY, normalization=normalization, **options)
+    total, coverage = np.zeros((2, *SHAPE)), np.zeros((2, *SHAPE))
+    for k in range(21):
+        visible = masks[:, k, :, :, None]
+        scores = np.asarray(network(images * visible + grey * (1 - visible)))
+        total += scores[np.arange(2), TARGETS][:, None, None] * masks[:, k]
+        coverage += masks[:, k]
+    expected = total / (coverage if normalization == "coverage" else 21 * 0.4)
+    np.testing.assert_allclose(maps, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_coverage_of_a_constant_score_is_flat_and_never_divides_by_zero():
+    def constant(images):
+        return jnp.full((len(images), 3), 0.7)
+
+    flat = rise(constant, images_of(1), TARGETS, key=KEY, masks=40, normalization="coverage")
+    np.testing.assert_allclose(flat, 0.7, rtol=1e-5)
+    # One mask of few cells leaves pixels that no mask has shown.
+    options = {"masks": 1, "grid": 8, "keep": 0.1, "normalization": "coverage"}
+    maps = rise(constant, images_of(1), TARGETS, key=KEY, **options)
+    assert np.isfinite(maps).all() and (np.asarray(maps) == 0).any()
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_masks_are_crops_of_the_upsampled_grid(clip):
+    """The whole grid resized by jax.image.resize and cropped, as Petsiuk et al. describe."""
+    key, grid = jax.random.key(9), 4
+    cells = np.array([2, 3])  # ceil(8 / 4), ceil(10 / 4)
+    masks = random_masks(key, jnp.arange(12), shape=SHAPE, grid=grid, keep=0.6, clip=clip)
+    shifts = set()
+    for k, mask in enumerate(np.asarray(masks)):
+        cell_key, shift_key = jax.random.split(jax.random.fold_in(key, k))
+        kept = jax.random.bernoulli(cell_key, 0.6, (grid, grid)).astype(float)
+        whole = np.asarray(jax.image.resize(kept, tuple((grid + 1) * cells), "cubic"))
+        top, left = np.asarray(jax.random.randint(shift_key, (2,), 0, cells))
+        shifts.add((int(top), int(left)))
+        crop = whole[top : top + SHAPE[0], left : left + SHAPE[1]]
+        np.testing.assert_allclose(mask, np.clip(crop, 0, 1) if clip else crop, atol=1e-5)
+    assert len(shifts) > 3
+
+
+def test_statistics_of_the_masks():
+    clipped, free = (masks_of(2000, keep=0.6, clip=clip, batch=1)[0] for clip in (True, False))
+    assert clipped.min() >= 0 and clipped.max() <= 1
+    assert free.min() < -0.05 and free.max() > 1.05
+    # Each pixel's mean is the probability: its deviation is below 4 sigma of 2000 draws.
+    assert np.abs(free.mean(axis=0) - 0.6).max() < 4 * np.sqrt(0.6 * 0.4 * 1.3 / 2000)
+    # Clipping moves it a little.
+    assert abs(clipped.mean() - 0.6) < 0.02
+    assert np.array_equal(masks_of(3, keep=1.0, batch=1) > 0.999, np.ones((1, 3, *SHAPE), bool))
+
+
+def test_masks_depend_on_the_images_key_and_their_index_alone():
+    assert np.array_equal(masks_of(9)[:, :4], masks_of(4))
+    assert np.array_equal(masks_of(4)[:1], masks_of(4, batch=1))
+    assert not np.array_equal(masks_of(4)[0], masks_of(4)[1])
+
+
+def test_a_run_that_never_settles_equals_the_plain_one(convnet):
+    network, images = convnet(), images_of(3)
+    options = {"key": KEY, "masks": 300, "grid": 4, "batch_size": 64}
+    plain = rise(network, images, TARGETS, **options)
+    never = rise(network, images, TARGETS, settled=1e-9, **options)
+    np.testing.assert_allclose(never, plain, rtol=1e-4, atol=1e-5)
+    options["normalization"] = "coverage"
+    plain = rise(network, images, TARGETS, **options)
+    never = rise(network, images, TARGETS, settled=1e-9, **options)
+    np.testing.assert_allclose(never, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_images_settle_one_by_one(linear):
+    """A flat image's map settles at once, another's later, each where it would stop alone."""
+
+    def model(images):
+        # The first image's score hardly depends on the mask; the other's is one pixel's.
+        calm = images[:, 0, 0, 1] > 0.5
+        values = jnp.where(calm, 1.0, images[:, 3, 3, 0])
+        return jnp.stack([values, values, values], axis=1)
+
+    images = jnp.zeros((2, *SHAPE, 2)).at[1, 3, 3, 0].set(1.0).at[0, :, :, 1].set(1.0)
+    baseline = images  # keeps the marker; nothing changes under a mask...
+    baseline = baseline.at[1, 3, 3, 0].set(0.0)  # ... but the second image's pixel
+    options = {"key": KEY, "grid": 4, "baseline": baseline, "batch_size": 64}
+    number = SETTLING_MASKS
+    maps = [rise(model, images, TARGETS, masks=k * number, **options) for k in (1, 2, 3, 4, 5)]
+
+    def change(k, i):
+        return float(jnp.linalg.norm(maps[k][i] - maps[k - 1][i]) / jnp.linalg.norm(maps[k][i]))
+
+    changes = np.array([[change(k, i) for i in (0, 1)] for k in range(1, 5)])
+    # A fraction below which the images fall at different blocks.
+    settled = 1.01 * float(changes[0].min())
+    stop = [1 + int(np.argmax(changes[:, i] <= settled)) for i in (0, 1)]
+    stop = [s if (changes[:, i] <= settled).any() else 4 for i, s in enumerate(stop)]
+    assert stop[0] != stop[1]
+    early = rise(model, images, TARGETS, masks=5 * number, settled=settled, **options)
+    for i in (0, 1):
+        np.testing.assert_allclose(early[i], maps[stop[i]][i], rtol=1e-4, atol=1e-6)

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jc2i import explainers, metrics, parallel
+from jc2i.metrics import lipschitz
+
+SHAPE = (6, 5, 2)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Smooth:
+    """Class scores tanh(x A) B: gradients that change from image to image."""
+
+    hidden: jax.Array
+    output: jax.Array
+
+    def __call__(self, images):
+        return jnp.tanh(images.reshape(len(images), -1) @ self.hidden) @ self.output
+
+
+@pytest.fixture(scope="module")
+def model():
+    random = np.random.default_rng(0)
+    hidden = random.normal(size=(int(np.prod(SHAPE)), 7)) * 0.3
+    return Smooth(jnp.float32(hidden), jnp.float32(random.normal(size=(7, 3))))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return jnp.asarray(np.random.default_rng(1).random((8, *SHAPE)), jnp.float32)
+
+
+TARGETS = jnp.arange(8) % 3
+KEY = jax.random.key(7)
+
+
+def plain(images):
+    return images.mean((1, 2)) + jnp.zeros(3)
+
+
+def first_channel(model, images, targets, *, key, scale=1.0):
+    return scale * images[..., 0]
+
+
+@pytest.mark.parametrize("scale", [0.25, 3.0, -40.0])
+def test_lipschitz_of_a_multiple_is_the_factor(scale):
+    """map = a x on one channel: |map(x) - map(x')| = |a| |x - x'| for every neighbour."""
+    # Pixels of the neighbours' own order of size, so that a x is not lost in float32's rounding.
+    images = jnp.float32(np.random.default_rng(2).random((4, 8, 8, 1)) * 0.1)
+    got = lipschitz(
+        first_channel, plain, images, TARGETS[:4], key=KEY, normalize=False, scale=scale
+    )
+    np.testing.assert_allclose(got, abs(scale), rtol=1e-4)
+
+
+def test_normalised_maps_do_not_depend_on_scale(model, images):
+    one, other = (
+        lipschitz(first_channel, model, images, TARGETS, key=KEY, neighbours=4, scale=scale)
+        for scale in (1.0, 8.0)
+    )
+    np.testing.assert_allclose(one, other, rtol=1e-3)
+    assert (one > 0).all()
+
+
+def test_neighbours_are_uniform_in_distance_up_to_the_radius(model, images):
+    seen = []
+
+    def watched(model, images, targets, *, key):
+        jax.debug.callback(lambda x: seen.extend(np.asarray(x)), images)
+        return images[..., 0]
+
+    lipschitz(watched, model, images, TARGETS, key=KEY, neighbours=30, radius=0.2)
+    jax.effects_barrier()
+    near = np.stack(seen).reshape(len(seen), -1)
+    clean = np.asarray(images).reshape(8, -1)
+    # Each neighbour belongs to the image nearest to it.
+    distance = np.linalg.norm(near[:, None] - clean, axis=2).min(axis=1)
+    neighbours = distance[distance > 0]
+    assert len(seen) == 8 * 31 and len(neighbours) == 8 * 30
+    assert neighbours.max() <= 0.2 * (1 + 1e-5)
+    assert stats.kstest(neighbours, "uniform", (0, 0.2)).pvalue > 1e-3
+
+
+def test_is_the_largest_ratio_over_its_neighbours(model, images):
+    """More neighbours of the same key only add to what the maximum is taken over."""
+
+    def estimate(neighbours):
+        return np.asarray(
+            lipschitz(
+                explainers.sensitivity, model, images, TARGETS, key=KEY, neighbours=neighbours
+            )
+        )
+
+    few, many = estimate(3), estimate(12)
+    assert (many >= few * (1 - 1e-5)).all() and (many > few).any()
+
+
+def test_shared_key_leaves_out_the_explainers_own_noise(model, images):
+    def estimate(**options):
+        return np.asarray(
+            lipschitz(
+                explainers.random_map, model, images, TARGETS, key=KEY, neighbours=5, **options
+            )
+        )
+
+    np.testing.assert_array_equal(estimate(shared_key=True), 0)
+    assert (estimate() > 1).all()
+
+
+def test_a_deterministic_explainer_is_the_same_with_a_shared_key(model, images):
+    fresh, shared = (
+        lipschitz(
+            explainers.sensitivity,
+            model,
+            images,
+            TARGETS,
+            key=KEY,
+            neighbours=3,
+            shared_key=shared_key,
+        )
+        for shared_key in (False, True)
+    )
+    np.testing.assert_array_equal(fresh, shared)
+
+
+def test_a_neighbour_that_rounds_to_its_image_says_nothing(model):
+    """Below float32's resolution every neighbour is the image itself: no change, not 0 / 0."""
+    ones = jnp.ones((2, *SHAPE))
+    got = lipschitz(first_channel, model, ones, TARGETS[:2], key=KEY, neighbours=3, radius=1e-12)
+    np.testing.assert_array_equal(got, 0)
+
+
+def test_a_map_that_is_not_finite_is_nan_alone(model, images):
+    def broken(model, images, targets, *, key):
+        return jnp.where(targets[:, None, None] == 1, jnp.nan, images[..., 0])
+
+    got = np.asarray(lipschitz(broken, model, images, TARGETS, key=KEY, neighbours=3))
+    np.testing.assert_array_equal(np.isnan(got), np.asarray(TARGETS) == 1)
+
+
+def test_chunks_are_equal(model, images):
+    def estimate(batch_size):
+        return lipschitz(
+            explainers.random_map,
+            model,
+            images,
+            TARGETS,
+            key=KEY,
+            neighbours=5,
+            batch_size=batch_size,
+        )
+
+    whole = estimate(None)
+    for batch_size in (3, 16):  # below the batch, and two neighbours of each image
+        np.testing.assert_allclose(estimate(batch_size), whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize("explainer", [explainers.sensitivity, explainers.random_map])
+def test_does_not_depend_on_batch_or_devices(model, images, explainer):
+    def estimate(images, targets, keys):
+        return lipschitz(explainer, model, images, targets, key=keys, neighbours=4)
+
+    whole = estimate(images, TARGETS, KEY)
+    for i in (0, 5):
+        one = estimate(images[i : i + 1], TARGETS[i : i + 1], jax.random.fold_in(KEY, i)[None])
+        np.testing.assert_allclose(one[0], whole[i], rtol=1e-3)
+    mesh = parallel.mesh()
+    assert mesh.size == 8
+    mapped = parallel.map_batches(
+        estimate, (images, np.asarray(TARGETS)), 8, key=KEY, mesh=mesh, progress=False
+    )
+    np.testing.assert_allclose(mapped, whole, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"key": None}, "key: got None, takes a jax.random.key"),
+        ({"neighbours": 0}, "neighbours: got 0, takes a number above 0"),
+        ({"radius": -0.1}, "radius: got -0.1, takes a number above 0"),
+        ({"explainer": "rise"}, "explainer: got 'rise', takes an explainer function"),
+    ],
+)
+def test_refuses_bad_input(untyped, model, images, options, message):
+    arguments = {"explainer": first_channel, "key": KEY} | options
+    with pytest.raises(ValueError, match=message):
+        metrics.lipschitz(model=model, images=images, targets=TARGETS, **arguments)

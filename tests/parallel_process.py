@@ -1,0 +1,109 @@
+"""One process of several, or a process that is killed: run by test_parallel.py.
+
+python parallel_process.py killed FOLDER CALLS
+python parallel_process.py one_of_two PROCESS PORT FOLDER
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jc2i import explainers, metrics, parallel
+
+COUNT = 11
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """Class scores tanh(x A) B."""
+
+    hidden: jax.Array
+    output: jax.Array
+
+    def __call__(self, images):
+        return jnp.tanh(images.reshape(len(images), -1) @ self.hidden) @ self.output
+
+
+def key():
+    """Made when asked for: a process must join the others before its first array."""
+    return jax.random.PRNGKey(3)
+
+
+def subject():
+    """A model and a data set of images and targets."""
+    random = np.random.default_rng(0)
+    hidden, output = random.normal(size=(48, 6)) * 0.3, random.normal(size=(6, 3))
+    images = random.random((COUNT, 6, 4, 2)).astype("f4")
+    return Dense(jnp.float32(hidden), jnp.float32(output)), (images, np.arange(COUNT) % 3)
+
+
+def explain(model, images, targets, keys):
+    """A gradient, a perturbation and a metric of each image."""
+    maps = explainers.sensitivity(model, images, targets)
+    return {
+        "sensitivity": maps,
+        "rise": explainers.rise(model, images, targets, key=keys, masks=20, grid=3),
+        "deletion": metrics.deletion_curve(model, images, targets, maps, steps=6, baseline=0.0),
+    }
+
+
+def explained(mesh=None, resume=None):
+    model, dataset = subject()
+    if mesh is not None:
+        model = parallel.replicate(model, mesh)
+    return parallel.map_batches(
+        lambda images, targets, keys: explain(model, images, targets, keys),
+        dataset,
+        4,
+        key=key(),
+        mesh=mesh,
+        progress=False,
+        resume=resume,
+    )
+
+
+def noise(images, targets, keys):
+    """A result that depends on each item and its key."""
+    draw = jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
+    return {"sum": images.sum((1, 2, 3)) + targets, "draws": (draw, [draw > 0])}
+
+
+def killed(folder: str, calls: str) -> None:
+    left = int(calls)
+
+    def dies(*batch):
+        nonlocal left
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+        return noise(*batch)
+
+    parallel.map_batches(dies, subject()[1], 4, key=key(), progress=False, resume=folder)
+
+
+def one_of_two(process: str, port: str, folder: str) -> None:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"localhost:{port}", 2, int(process))
+    mesh = parallel.mesh()
+    assert mesh.size == 4 and mesh.is_multi_process
+    out = Path(folder)
+    first = explained(mesh, out / "kept")
+    # As if this process alone had been killed before its second batch was kept.
+    if process == "1":
+        sorted((out / "kept").glob("*-1.npz"))[1].unlink()
+    second = explained(mesh, out / "kept")
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    np.savez(out / f"process{process}.npz", allow_pickle=False, **second)
+
+
+if __name__ == "__main__":
+    {"killed": killed, "one_of_two": one_of_two}[sys.argv[1]](*sys.argv[2:])
