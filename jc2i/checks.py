@@ -76,7 +76,8 @@ def finite_batch(argument: str, value: Any, rank: int, axes: str) -> jax.Array:
 def _all_finite(value: Any) -> bool:
     if isinstance(value, np.ndarray):
         return bool(np.isfinite(value).all())
-    return bool(_finite_on_device(value))
+    with jax.ensure_compile_time_eval():  # an array that a function under jit closes over
+        return bool(_finite_on_device(value))
 
 
 @jax.jit
@@ -98,8 +99,9 @@ def class_indices(
     ):
         raise invalid(argument, describe(value), takes)
     if classes is not None and is_concrete(value):
-        # Where the array is: one that several processes share cannot be fetched.
-        low, high = int(value.min()), int(value.max())
+        with jax.ensure_compile_time_eval():
+            # Where the array is: one that several processes share cannot be fetched.
+            low, high = int(value.min()), int(value.max())
         if low < 0 or high >= classes:
             got = low if low < 0 else high
             raise invalid(argument, f"class {got}", f"classes 0 to {classes - 1}")

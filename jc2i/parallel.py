@@ -265,7 +265,8 @@ class _Store:
     def read(self, start: int) -> Any:
         path = self._path(start)
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # A file of our own: NumPy leaves the one it opened open when it is not a zip.
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 leaves = [file[f"leaf{i}"] for i in range(len(file.files) - 1)]
                 structure = str(file["structure"])
         except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jc2i import checks
 
-Baseline = float | str | Array | np.ndarray
+Baseline = int | float | str | Sequence[float] | Array | np.ndarray
 """A number, one a channel, an image, one image for each image, or `"blur"`."""
 
 

@@ -14,7 +14,7 @@ from jc2i import checks
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class PlainFunction:
     """A model without weights (a lambda, say) as a pytree without leaves."""
 
@@ -25,7 +25,7 @@ class PlainFunction:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Logits:
     """A model's logits after a calibrator, as a callable pytree."""
 
@@ -38,7 +38,7 @@ class Logits:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Probabilities:
     """The softmax of a model's calibrated logits, as a callable pytree."""
 

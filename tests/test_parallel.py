@@ -94,7 +94,10 @@ def test_equals_one_call_whatever_the_batch_size(dataset, whole, batch_size):
 
 @pytest.mark.parametrize("key", [KEY, jax.random.key(5)])
 def test_a_mesh_changes_nothing(dataset, key):
-    assert_equal(run(dataset, 8, key=key, mesh=parallel.mesh()), run(dataset, 8, key=key))
+    one = run(dataset, 8, key=key)
+    eight = run(dataset, 8, key=key, mesh=parallel.mesh())
+    assert_equal(eight["draws"], one["draws"])
+    np.testing.assert_allclose(eight["sum"], one["sum"], rtol=1e-6)  # of another order of adding
 
 
 def test_the_function_sees_one_shape_and_no_missing_item(dataset):

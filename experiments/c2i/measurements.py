@@ -22,7 +22,7 @@ SWEPT = "meaningful_perturbation"
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Panel:
     """The scores of several versions of one model side by side: [batch, versions x classes].
 
@@ -39,7 +39,7 @@ class Panel:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Unchanged:
     """The logits themselves, as a head of a panel."""
 

@@ -33,6 +33,19 @@ FORWARD_ONLY = ("occlusion", "rise")
 """Methods whose queries do not depend on the scores, so one run serves every calibration."""
 
 
+_POSITIVE = (
+    "images",
+    "calibration_images",
+    "rise_masks",
+    "mp_steps",
+    "sweep_images",
+    "lipschitz_points",
+    "neighbours",
+    "radius",
+    "batch_size",
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
     """Options of a run; the defaults are the paper's, but for the number of images."""
@@ -95,8 +108,11 @@ class Study:
     """Whether to show progress bars."""
 
     def __post_init__(self) -> None:
-        for option in ("images", "sweep_images", "lipschitz_points", "neighbours", "batch_size"):
-            checks.positive(**{option: getattr(self, option)})
+        for option in _POSITIVE:
+            if getattr(self, option) is not None:
+                checks.positive(**{option: getattr(self, option)})
+        for option in ("methods", "calibrations"):
+            checks.require(bool(getattr(self, option)), option, "none", "at least one")
         for multiple in self.temperatures:
             takes = "multiples of the fitted temperature, above 0 and not 1 (which is there anyway)"
             checks.require(multiple > 0 and multiple != 1, "temperatures", multiple, takes)

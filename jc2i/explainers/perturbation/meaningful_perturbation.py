@@ -82,14 +82,15 @@ def meaningful_perturbation(
         return jnp.einsum("hr,brc,wc->bhw", up_rows, mask, up_columns, precision="highest")
 
     def variation(steps: Array) -> Array:
-        size = jnp.abs(steps)
+        # Not jnp.abs: its gradient at 0 is 1, which would push a flat mask to one side.
+        size = steps * jnp.sign(steps)
         return reduce(size if tv_power == 1 else size**tv_power)
 
     def loss(mask: Array) -> Array:
         keep = upsample(mask)[..., None]
         score = scores.of_targets(model(images * keep + fill * (1 - keep)), targets)
         total_variation = variation(jnp.diff(mask, axis=1)) + variation(jnp.diff(mask, axis=2))
-        area = reduce(jnp.abs(1 - mask))
+        area = reduce(1 - mask)  # |1 - m|, as m never leaves [0, 1]
         return (score + area_weight * area + tv_weight * total_variation).sum()
 
     optimizer = optax.adam(learning_rate)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jc2i.checks import Array
+
 FRACTIONS = 256
 """Steps between two nodes to which a sample is rounded.
 
@@ -14,7 +16,7 @@ on the order of the samples, on any device. Room for 2^31 / 256 = 8 million samp
 
 
 def mirrored(
-    values: jax.Array, chosen: jax.Array, bandwidth: jax.Array, lower: float, resolution: int
+    values: jax.Array, chosen: jax.Array, bandwidth: float | Array, lower: float, resolution: int
 ) -> jax.Array:
     """A Gaussian kernel density at equidistant nodes from `lower` to 1.
 

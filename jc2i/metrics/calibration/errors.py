@@ -216,15 +216,15 @@ def reliability_curve(
     return ReliabilityCurve(nodes, jnp.where(held, accuracy, jnp.nan), count)
 
 
-def _precise(probabilities: jax.Array) -> jax.Array:
-    return probabilities.astype(jnp.promote_types(probabilities.dtype, jnp.float32))
+def _precise(probabilities: Array) -> jax.Array:
+    return jnp.asarray(probabilities).astype(jnp.promote_types(probabilities.dtype, jnp.float32))
 
 
-def _top(probabilities: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _top(probabilities: Array, labels: Array) -> tuple[jax.Array, jax.Array]:
     """The confidence of each prediction, and whether it is right."""
     lower = 1 / probabilities.shape[1]
     confidences = jnp.clip(jnp.max(_precise(probabilities), axis=1), lower, 1)
-    return confidences, jnp.argmax(probabilities, axis=1) == labels
+    return confidences, jnp.argmax(probabilities, axis=1) == jnp.asarray(labels)
 
 
 def _binned_error(filled: _bins.Bins, debiased: bool) -> jax.Array:
@@ -250,7 +250,7 @@ def _densities(
     correct: jax.Array,
     lower: float,
     shared_bandwidth: bool,
-    bandwidth: float | jax.Array | None,
+    bandwidth: float | Array | None,
     resolution: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The nodes s, p(s), and accuracy q(s)."""
@@ -270,7 +270,7 @@ def _density_error(
     correct: jax.Array,
     lower: float,
     shared_bandwidth: bool,
-    bandwidth: float | jax.Array | None,
+    bandwidth: float | Array | None,
     resolution: int,
 ) -> jax.Array:
     options = (shared_bandwidth, bandwidth, resolution)

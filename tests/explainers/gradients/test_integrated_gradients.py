@@ -10,7 +10,6 @@ import pytest
 from jc2i.explainers import integrated_gradients
 from jc2i.explainers.gradients.integrated_gradients import METHODS, quadrature
 
-
 OPTIONS = {"steps": 7, "channels": None}
 
 

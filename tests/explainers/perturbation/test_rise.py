@@ -70,15 +70,17 @@ def test_coverage_of_a_constant_score_is_flat_and_never_divides_by_zero():
 def test_masks_are_crops_of_the_upsampled_grid(clip):
     """The whole grid resized by jax.image.resize and cropped, as Petsiuk et al. describe."""
     key, grid = jax.random.key(9), 4
-    cells = np.array([2, 3])  # ceil(8 / 4), ceil(10 / 4)
+    cells = (2, 3)  # ceil(8 / 4), ceil(10 / 4)
+    draw = jax.jit(jax.random.uniform, static_argnums=1)
+    resize = jax.jit(jax.image.resize, static_argnums=(1, 2))
     masks = random_masks(key, jnp.arange(12), shape=SHAPE, grid=grid, keep=0.6, clip=clip)
     shifts = set()
     for k, mask in enumerate(np.asarray(masks)):
-        cell_key, shift_key = jax.random.split(jax.random.fold_in(key, k))
-        kept = jax.random.bernoulli(cell_key, 0.6, (grid, grid)).astype(float)
-        whole = np.asarray(jax.image.resize(kept, tuple((grid + 1) * cells), "cubic"))
-        top, left = np.asarray(jax.random.randint(shift_key, (2,), 0, cells))
-        shifts.add((int(top), int(left)))
+        uniform = np.asarray(draw(jax.random.fold_in(key, k), (grid * grid + 2,)))
+        kept = (uniform[:-2] < 0.6).reshape(grid, grid).astype(np.float32)
+        whole = np.asarray(resize(kept, tuple((grid + 1) * cell for cell in cells), "cubic"))
+        top, left = (int(value * cell) for value, cell in zip(uniform[-2:], cells, strict=True))
+        shifts.add((top, left))
         crop = whole[top : top + SHAPE[0], left : left + SHAPE[1]]
         np.testing.assert_allclose(mask, np.clip(crop, 0, 1) if clip else crop, atol=1e-5)
     assert len(shifts) > 3

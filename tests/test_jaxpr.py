@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.ad_checkpoint import checkpoint_name
+
+from jc2i import explainers
+from jc2i.jaxpr import evaluate, fast_gradients, trace
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def random(shape, seed=0):
+    return jnp.float32(np.random.default_rng(seed).standard_normal(shape))
+
+
+def convolution(kernel, padding="SAME", strides=(1, 1), layout=LAYOUT, **options):
+    def model(images):
+        values = jax.lax.conv_general_dilated(
+            images, kernel, strides, padding, dimension_numbers=layout, **options
+        )
+        return jnp.sin(values)
+
+    return model
+
+
+def loss(model):
+    return lambda images: (model(images) ** 2).sum()
+
+
+def equal_gradients(model, images, rtol=1e-4):
+    value, gradient = jax.jit(jax.value_and_grad(loss(model)))(images)
+    fast_value, fast_gradient = jax.jit(jax.value_and_grad(loss(fast_gradients(model))))(images)
+    np.testing.assert_allclose(fast_value, value, rtol=1e-6)
+    np.testing.assert_allclose(fast_gradient, gradient, rtol=rtol, atol=1e-4)
+
+
+def kernel_layouts(function, images):
+    """The layout of every convolution that is left in a compiled loop around the function.
+
+    Outside a loop XLA:CPU transposes such kernels as it likes; inside, a convolution whose
+    kernel's layout is not the forward one runs ten times slower.
+    """
+    loop = jax.jit(lambda images: jax.lax.map(function, images))
+    text = loop.lower(jnp.stack([images, images])).compile().as_text()
+    return {part.split(",")[0].split()[0] for part in text.split("dim_labels=")[1:]}
+
+
+CANONICAL = {"b01f_01io->b01f"}
+
+
+CASES = {
+    "3x3": ((3, 3), "SAME", (1, 1), (1, 1)),
+    "1x1, stride 2": ((1, 1), "VALID", (2, 2), (1, 1)),
+    "3x3, stride 2": ((3, 3), ((1, 1), (1, 1)), (2, 2), (1, 1)),
+    "2x3, strides 1 and 2": ((2, 3), "SAME", (1, 2), (1, 1)),
+    "5x4, stride 3, last pixels unread": ((5, 4), "VALID", (3, 3), (1, 1)),
+    "3x3 of dilation 2": ((3, 3), "SAME", (1, 1), (2, 2)),
+    "3x2 of dilations 1 and 2, stride 2": ((3, 2), ((0, 2), (3, 1)), (2, 2), (1, 2)),
+    "padding wider than the kernel": ((2, 2), ((4, 3), (3, 5)), (1, 1), (1, 1)),
+    "negative padding": ((3, 3), ((-1, 0), (0, -2)), (1, 1), (1, 1)),
+    "kernel as large as the image": ((9, 8), "VALID", (1, 1), (1, 1)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_convolutions_have_jaxs_values_and_gradients(case):
+    size, padding, strides, dilation = CASES[case]
+    model = convolution(random((*size, 2, 3)), padding, strides, rhs_dilation=dilation)
+    equal_gradients(model, random((2, 9, 8, 2), 1))
+
+
+@pytest.mark.parametrize(
+    ("layout", "kernel", "images"),
+    [
+        (("NCHW", "OIHW", "NCHW"), (3, 2, 3, 3), (2, 2, 7, 8)),
+        (("NWC", "WIO", "NWC"), (3, 2, 4), (2, 9, 2)),
+        (("NDHWC", "DHWIO", "NDHWC"), (2, 3, 2, 2, 3), (1, 4, 5, 6, 2)),
+        # The output is laid out differently from the input: left to JAX.
+        (("NHWC", "HWIO", "NCHW"), (3, 3, 2, 3), (2, 7, 8, 2)),
+    ],
+)
+def test_every_layout(layout, kernel, images):
+    strides = (2,) * (len(kernel) - 2)
+    equal_gradients(convolution(random(kernel), "SAME", strides, layout), random(images, 1))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"feature_group_count": 2},
+        {"lhs_dilation": (2, 2)},
+        {"batch_group_count": 2},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_grouped_and_transposed_convolutions_are_left_as_they_are(options):
+    inputs = 2 if "feature_group_count" in options else 4
+    model = convolution(random((3, 3, inputs, 4)), ((1, 1), (1, 1)), **options)
+    images = random((2, 7, 8, 4), 1)
+    equal_gradients(model, images)
+    same = [
+        [equation.primitive.name for equation in jax.make_jaxpr(f)(images).eqns]
+        for f in (model, fast_gradients(model))
+    ]
+    assert same[0] == same[1]
+    assert "custom_vjp_call" not in same[1]
+
+
+def test_gradients_by_the_kernel_are_jaxs(convnet):
+    network, images = convnet(), random((2, 8, 9, 3), 1)
+    expected = jax.grad(lambda network: loss(network)(images))(network)
+    fast = jax.grad(lambda network: loss(fast_gradients(network))(images))(network)
+    for name, value in expected.weights.items():
+        np.testing.assert_allclose(fast.weights[name], value, rtol=1e-4, atol=1e-4)
+
+
+def test_inside_a_loop_under_vmap_and_jit(convnet):
+    network, images = convnet(), random((2, 3, 8, 9, 3), 1)
+
+    def descend(model):
+        def step(image, _):
+            return image - 0.1 * jax.grad(loss(model))(image), None
+
+        return jax.jit(jax.vmap(lambda image: jax.lax.scan(step, image, None, length=3)[0]))
+
+    plain, fast = descend(network)(images), descend(fast_gradients(network))(images)
+    np.testing.assert_allclose(fast, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_under_vmap_over_kernels():
+    kernels, images = random((3, 3, 3, 2, 4)), random((2, 7, 8, 2), 1)
+    plain = jax.vmap(lambda kernel: jax.grad(loss(convolution(kernel)))(images))
+    fast = jax.vmap(lambda kernel: jax.grad(loss(fast_gradients(convolution(kernel))))(images))
+    np.testing.assert_allclose(fast(kernels), plain(kernels), rtol=1e-4, atol=1e-4)
+
+
+MODELS = {
+    "nested jit": lambda conv: jax.jit(lambda x: jax.jit(conv)(x) + 1),
+    "checkpoint": lambda conv: jax.checkpoint(conv, prevent_cse=False),
+    "checkpoint with a policy": lambda conv: jax.checkpoint(
+        lambda x: jnp.cos(conv(x)), policy=jax.checkpoint_policies.dots_saveable
+    ),
+    "custom derivatives": lambda conv: lambda x: jax.nn.gelu(jax.nn.relu(conv(x))),
+    "constants": lambda conv: lambda x: conv(x * np.linspace(0, 1, 8, dtype=np.float32)[:, None]),
+    "scan around it": lambda conv: (
+        lambda x: jax.lax.scan(lambda x, _: (conv(x)[..., :2], None), x, None, length=2)[0]
+    ),
+    "cond": lambda conv: lambda x: jax.lax.cond(x.sum() > 0, conv, lambda x: conv(-x), x),
+    "a named value": lambda conv: lambda x: checkpoint_name(conv(x), "a"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_of_every_make(name):
+    model = MODELS[name](convolution(random((3, 3, 2, 4))))
+    equal_gradients(model, random((2, 7, 8, 2), 1))
+
+
+@pytest.mark.parametrize("name", ["nested jit", "checkpoint"])
+def test_convolutions_inside_calls_are_reached(name):
+    model, images = MODELS[name](convolution(random((3, 3, 2, 4)))), jnp.ones((2, 7, 8, 2))
+    assert kernel_layouts(jax.grad(loss(fast_gradients(model))), images) == CANONICAL
+    assert kernel_layouts(jax.grad(loss(model)), images) != CANONICAL
+
+
+@pytest.mark.parametrize(
+    ("explain", "options"),
+    [
+        (explainers.gradient_x_input, {}),
+        (explainers.integrated_gradients, {"steps": 4}),
+        (explainers.smoothgrad, {"samples": 4, "key": jax.random.key(0)}),
+        (explainers.meaningful_perturbation, {"steps": 4, "mask_size": 4}),
+    ],
+)
+def test_every_gradient_explainer_has_canonical_convolutions_only(convnet, explain, options):
+    """What makes a step in a loop ten times faster on CPU, seen without a clock."""
+    targets = jnp.array([0, 1])
+
+    def maps(images):
+        return explain(convnet(), images, targets, **options)
+
+    assert kernel_layouts(maps, jnp.ones((2, 8, 8, 3))) == CANONICAL
+
+
+def test_evaluate_replaces_the_primitives_of_its_rules():
+    def model(x):
+        return {"sum": jax.jit(lambda x: jnp.sin(x) + jnp.cos(x))(x), "twice": 2 * jnp.sin(x)}
+
+    x = jnp.linspace(0.0, 1.0, 5)
+    closed, structure = trace(model, x)
+    outputs = evaluate(closed.jaxpr, closed.consts, {}, x)
+    result = jax.tree.unflatten(structure, outputs)
+    np.testing.assert_allclose(result["sum"], jnp.sin(x) + jnp.cos(x), rtol=1e-6)
+    rules = {"sin": lambda parameters, x: [x * 10]}
+    result = jax.tree.unflatten(structure, evaluate(closed.jaxpr, closed.consts, rules, x))
+    np.testing.assert_allclose(result["sum"], 10 * x + jnp.cos(x), rtol=1e-6)
+    np.testing.assert_allclose(result["twice"], 20 * x, rtol=1e-6)
