@@ -31,6 +31,7 @@ from rich.table import Table
 
 import jc2i
 from experiments.common.provenance import provenance
+from jc2i.checks import invalid
 from jc2i.explainers.gradients.input_gradient import input_gradient
 
 Kind = Literal["forward", "gradient"]
@@ -97,7 +98,7 @@ def cost(explainer: str, benchmark: Benchmark) -> tuple[Kind, int, dict[str, Any
         return "gradient", n, {"steps": n}
     if explainer in ("sensitivity", "gradient_x_input"):
         return "gradient", 1, {}
-    raise jc2i.checks.invalid("explainers", repr(explainer), "one whose cost is known here")
+    raise invalid("explainers", repr(explainer), "one whose cost is known here")
 
 
 def measure(explainer: str, benchmark: Benchmark, model: Any) -> dict[str, Any]:

@@ -12,9 +12,14 @@ plots                   figures
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from jc2i import calibrators, explainers, metrics, parallel, removal
 from jc2i.normalization import is_constant, normalize
 from jc2i.scores import logits, probabilities
+
+if TYPE_CHECKING:
+    from jc2i import data, models, plots
 
 __version__ = "0.1.0"
 

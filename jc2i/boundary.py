@@ -107,7 +107,7 @@ def image_keys(key: Any, batch: int) -> Key[Array, " batch"]:
         return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
     if key.shape != (batch,):
         raise checks.invalid("key", f"{list(key.shape)} keys", takes)
-    return key
+    return jnp.asarray(key)
 
 
 def _call(function: Callable, values: dict[str, Any]) -> Any:

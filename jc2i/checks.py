@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 Array = jax.Array | np.ndarray
 """What a public function accepts where it says array."""
@@ -22,7 +23,7 @@ def invalid(argument: str, got: object, takes: str) -> Refusal:
     return Refusal(f"{argument}: got {got}, takes {takes}")
 
 
-def require(condition: bool, argument: str, got: object, takes: str) -> None:
+def require(condition: bool | np.bool_, argument: str, got: object, takes: str) -> None:
     """Raises the refusal unless the condition holds (for options, which are static)."""
     if not condition:
         raise invalid(argument, got, takes)
@@ -48,7 +49,7 @@ def count(**options: Any) -> None:
 
 def is_concrete(*values: object) -> bool:
     """Whether the values can be looked at (none is a tracer of jit, vmap or grad)."""
-    return not any(isinstance(value, jax.core.Tracer) for value in values)
+    return not any(isinstance(value, Tracer) for value in values)
 
 
 def describe(value: Any) -> str:

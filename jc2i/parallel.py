@@ -205,8 +205,8 @@ def _finished(store: _Store | None, starts: Sequence[int], mesh: Mesh | None) ->
     if mesh is not None and mesh.is_multi_process:
         from jax.experimental import multihost_utils
 
-        kept = np.asarray(multihost_utils.process_allgather(kept)).all(axis=0)
-    return {start for start, is_kept in zip(starts, kept, strict=True) if is_kept}
+        kept = np.all(np.asarray(multihost_utils.process_allgather(kept)), axis=0)
+    return {starts[int(i)] for i in np.flatnonzero(kept)}
 
 
 def _to_host(array: checks.Array) -> np.ndarray:

@@ -341,9 +341,10 @@ def sweep(
             lengths = (len(mean), len(low), len(high))
             raise invalid("curves", f"lengths {lengths} for {name!r}", f"{len(x)}, one a setting")
         there = np.isfinite(mean)
-        parts = (values[there] for values in (x, mean, low, high))
         marker = _MARKERS[index % len(_MARKERS)]
-        _line_with_band(axes, *parts, index, index, name, marker)
+        _line_with_band(
+            axes, x[there], mean[there], low[there], high[there], index, index, name, marker
+        )
     if logarithmic:
         axes.set_xscale("log")
         axes.set_xticks(x, labels=[f"{value:.3g}" for value in x])

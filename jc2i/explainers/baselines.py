@@ -35,5 +35,6 @@ def random_map(
       ValueError: for bad input, naming the argument.
     """
     del model, targets, batch_size
-    shape = images.shape[1:3]
-    return jax.vmap(lambda key: jax.random.uniform(key, shape, images.dtype))(key)
+    batch, height, width, _ = images.shape
+    draw = jax.vmap(lambda key: jax.random.uniform(key, (height * width,), images.dtype))
+    return draw(key).reshape(batch, height, width)

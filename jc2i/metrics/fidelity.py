@@ -138,6 +138,7 @@ def random_deletion_curve(
     checks.positive(orders=orders)
     integers = jnp.issubdtype(segments.dtype, jnp.integer)
     checks.require(integers, "segments", checks.describe(segments), "integers from 0")
+    assert key is not None  # `public` refuses that
 
     def curve(order: Array) -> Array:
         keys = jax.vmap(jax.random.fold_in, (0, None))(key, order)

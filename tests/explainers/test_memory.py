@@ -29,9 +29,7 @@ def temporary_bytes(convnet, explain, **options):
     ],
 )
 def test_does_not_grow_with_masks_or_steps(convnet, explain, option, few, many, others):
-    little, much = (
-        temporary_bytes(convnet, explain, **others, **{option: n}) for n in (few, many)
-    )
+    little, much = (temporary_bytes(convnet, explain, **others, **{option: n}) for n in (few, many))
     # A constant or a counter may differ by a few bytes; one more mask would be 1024.
     assert 0 < much < 1.02 * little + 512
 

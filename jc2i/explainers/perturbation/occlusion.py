@@ -76,10 +76,10 @@ def occlusion(
 
 
 def _pair(argument: str, value: int | tuple[int, int]) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int | np.integer) else tuple(value)
+    pair: tuple = (value, value) if isinstance(value, int | np.integer) else tuple(value)
     whole = len(pair) == 2 and all(isinstance(v, int | np.integer) and v > 0 for v in pair)
     checks.require(whole, argument, value, "one or two whole numbers above 0")
-    return pair
+    return pair[0], pair[1]
 
 
 def _cover(length: int, window: int, stride: int) -> np.ndarray:

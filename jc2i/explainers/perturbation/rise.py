@@ -60,6 +60,7 @@ def rise(
     Raises:
       ValueError: for bad input, naming the argument.
     """
+    assert key is not None  # `public` refuses that
     checks.one_of("normalization", normalization, ("expectation", "coverage"))
     checks.count(masks=masks, grid=grid)
     checks.require(0 < keep <= 1, "keep", keep, "a probability in (0, 1]")
@@ -141,12 +142,8 @@ def _until_settled(
 ) -> tuple[Array, Array, Array]:
     """Sums over masks until each image's map has settled: weighted, coverage, masks drawn."""
 
-    def block(start: Array | int) -> tuple[Array, Array]:
+    def block(start: Array) -> tuple[Array, Array]:
         return streaming.accumulate(lambda index: summed(start + index), SETTLING_MASKS, chunk)
-
-    weighted, coverage = block(0)
-    number = jnp.full(batch, min(SETTLING_MASKS, masks), weighted.dtype)
-    active = jnp.full(batch, SETTLING_MASKS < masks)
 
     def more(state: tuple) -> Array:
         return state[-1].any()
@@ -155,15 +152,19 @@ def _until_settled(
         start, weighted, coverage, number, active = state
         added, covered = block(start)
         keeps = active[:, None, None]
-        next_number = jnp.where(active, jnp.minimum(start + SETTLING_MASKS, masks), number)
+        end = jnp.minimum(start + SETTLING_MASKS, masks)
+        next_number = jnp.where(active, end, number)
         next_weighted = jnp.where(keeps, weighted + added, weighted)
         new = next_weighted / next_number[:, None, None]
-        change = jnp.linalg.norm(new - weighted / number[:, None, None], axis=(1, 2))
-        moving = change > settled * jnp.linalg.norm(new, axis=(1, 2))
-        active = active & moving & (start + SETTLING_MASKS < masks)
+        change = jnp.linalg.norm(
+            new - weighted / jnp.maximum(number, 1)[:, None, None], axis=(1, 2)
+        )
+        moving = (start == 0) | (change > settled * jnp.linalg.norm(new, axis=(1, 2)))
         coverage = jnp.where(keeps, coverage + covered, coverage)
-        return start + SETTLING_MASKS, next_weighted, coverage, next_number, active
+        return end, next_weighted, coverage, next_number, active & moving & (end < masks)
 
-    state = (jnp.asarray(SETTLING_MASKS), weighted, coverage, number, active)
+    start = jnp.asarray(0)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(block, start))
+    state = (start, *zeros, jnp.zeros(batch, start.dtype), jnp.full(batch, True))
     _, weighted, coverage, number, _ = jax.lax.while_loop(more, step, state)
     return weighted, coverage, number

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jc2i
 from jc2i.explainers import integrated_gradients
 from jc2i.explainers.gradients.integrated_gradients import METHODS, quadrature
 
@@ -67,7 +68,7 @@ def test_completeness_error_falls_as_one_over_steps_on_a_relu_network(convnet):
 
 
 def test_completeness_holds_at_300_steps_on_a_smooth_network(convnet):
-    network = convnet("softplus")
+    network = jc2i.probabilities(convnet("softplus"))
     images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
     error = completeness_error(network, images, jnp.arange(4), steps=300)
     assert error.max() < 1e-3

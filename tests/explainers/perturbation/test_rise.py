@@ -105,41 +105,38 @@ def test_masks_depend_on_the_images_key_and_their_index_alone():
 
 def test_a_run_that_never_settles_equals_the_plain_one(convnet):
     network, images = convnet(), images_of(3)
-    options = {"key": KEY, "masks": 300, "grid": 4, "batch_size": 64}
-    plain = rise(network, images, TARGETS, **options)
-    never = rise(network, images, TARGETS, settled=1e-9, **options)
-    np.testing.assert_allclose(never, plain, rtol=1e-4, atol=1e-5)
-    options["normalization"] = "coverage"
+    options = {"key": KEY, "masks": 300, "grid": 4, "batch_size": 64, "normalization": "coverage"}
     plain = rise(network, images, TARGETS, **options)
     never = rise(network, images, TARGETS, settled=1e-9, **options)
     np.testing.assert_allclose(never, plain, rtol=1e-4, atol=1e-5)
 
 
-def test_images_settle_one_by_one(linear):
-    """A flat image's map settles at once, another's later, each where it would stop alone."""
+def test_images_settle_one_by_one():
+    """Each image keeps the map it had when 256 more masks first changed it little enough."""
 
     def model(images):
-        # The first image's score hardly depends on the mask; the other's is one pixel's.
-        calm = images[:, 0, 0, 1] > 0.5
-        values = jnp.where(calm, 1.0, images[:, 3, 3, 0])
-        return jnp.stack([values, values, values], axis=1)
+        return images[:, 3, 3]  # the visibility of one pixel: a different fraction of masks each
 
-    images = jnp.zeros((2, *SHAPE, 2)).at[1, 3, 3, 0].set(1.0).at[0, :, :, 1].set(1.0)
-    baseline = images  # keeps the marker; nothing changes under a mask...
-    baseline = baseline.at[1, 3, 3, 0].set(0.0)  # ... but the second image's pixel
-    options = {"key": KEY, "grid": 4, "baseline": baseline, "batch_size": 64}
-    number = SETTLING_MASKS
-    maps = [rise(model, images, TARGETS, masks=k * number, **options) for k in (1, 2, 3, 4, 5)]
-
-    def change(k, i):
-        return float(jnp.linalg.norm(maps[k][i] - maps[k - 1][i]) / jnp.linalg.norm(maps[k][i]))
-
-    changes = np.array([[change(k, i) for i in (0, 1)] for k in range(1, 5)])
-    # A fraction below which the images fall at different blocks.
-    settled = 1.01 * float(changes[0].min())
-    stop = [1 + int(np.argmax(changes[:, i] <= settled)) for i in (0, 1)]
-    stop = [s if (changes[:, i] <= settled).any() else 4 for i, s in enumerate(stop)]
-    assert stop[0] != stop[1]
-    early = rise(model, images, TARGETS, masks=5 * number, settled=settled, **options)
-    for i in (0, 1):
-        np.testing.assert_allclose(early[i], maps[stop[i]][i], rtol=1e-4, atol=1e-6)
+    images = jnp.ones((6, *SHAPE, 1))
+    blocks, targets = 5, np.zeros(6, int)
+    masks = np.asarray(masks_of(blocks * SETTLING_MASKS, batch=6), float)
+    numbers = SETTLING_MASKS * np.arange(1, blocks + 1)
+    weighted = masks[:, :, 3, 3, None, None] * masks
+    maps = np.stack([weighted[:, :n].mean(1) / 0.6 for n in numbers])  # [blocks, batch, ...]
+    norms = np.linalg.norm(maps[1:], axis=(2, 3))
+    changes = np.linalg.norm(np.diff(maps, axis=0), axis=(2, 3)) / norms
+    settled = float(np.median(changes[:2]))
+    below = np.concatenate([changes <= settled, np.full((1, 6), True)])
+    stops = np.minimum(below.argmax(0) + 1, blocks - 1)
+    assert len(set(stops)) > 1  # the images stop at different blocks
+    early = rise(
+        model,
+        images,
+        targets,
+        key=KEY,
+        masks=blocks * SETTLING_MASKS,
+        grid=4,
+        settled=settled,
+        batch_size=192,
+    )
+    np.testing.assert_allclose(early, maps[stops, np.arange(6)], rtol=1e-4, atol=1e-5)
