@@ -59,13 +59,16 @@ class Measurements:
         self._lipschitz: dict[str, dict[str, np.ndarray]] = {}
 
     def options(self, method: str) -> dict[str, Any]:
-        """The options that the study gives a method."""
+        """Where the study departs from a method's defaults."""
         if method == "rise":
             # No grid finer than the image allows.
             grid = min(8, *self.subject.images.shape[1:3])
             return {"masks": self.study.rise_masks, "grid": grid, "batch_size": None}
         if method == "meaningful_perturbation":
-            return {"steps": self.study.mp_steps}
+            chosen = {"steps": self.study.mp_steps}
+            if self.study.mp_area_subgradient != 1:
+                chosen["area_subgradient"] = self.study.mp_area_subgradient
+            return chosen
         return {}
 
     def maps(self, method: str) -> dict[str, np.ndarray]:

@@ -90,6 +90,8 @@ class Study:
     """Masks of RISE."""
     mp_steps: int = 600
     """Steps of Meaningful Perturbation."""
+    mp_area_subgradient: float = 1.0
+    """Slope of Meaningful Perturbation's area at an untouched pixel: 0 is the released code's."""
     temperatures: tuple[float, ...] = (0.25, 0.5, 1.4142, 2.0, 4.0)
     """Temperatures of figure 8, as multiples of the fitted one; that and the base's 1 are added."""
     sweep_images: int = 2500

@@ -26,6 +26,7 @@ def meaningful_perturbation(
     steps: int = 600,
     learning_rate: float = 0.1,
     area_weight: float = 0.1,
+    area_subgradient: float = 1.0,
     tv_weight: float = 0.4,
     tv_power: float = 1.0,
     mask_size: int | None = 28,
@@ -51,6 +52,11 @@ def meaningful_perturbation(
       steps: Adam steps, at least 1.
       learning_rate: Adam's learning rate, above 0.
       area_weight: weight of |1 - m|.
+      area_subgradient: slope of |1 - m| towards smaller m where m = 1, in [0, 1]. 1 is its slope
+        inside [0, 1]: a pixel is removed only where that lowers the score by more than its area
+        costs, and the map of a saturated score is zero. 0 is what automatic differentiation in
+        PyTorch takes, and so the released code: from m = 1 any slope of the score, however small,
+        moves the mask by Adam's full step.
       tv_weight: weight of the total variation.
       tv_power: exponent of the steps between neighbouring mask values in the total variation, at
         least 1 (below, the gradient of equal neighbours is infinite).
@@ -69,6 +75,8 @@ def meaningful_perturbation(
     checks.one_of("reduction", reduction, ("mean", "sum"))
     checks.count(steps=steps)
     checks.positive(learning_rate=learning_rate)
+    fraction = 0 <= area_subgradient <= 1
+    checks.require(fraction, "area_subgradient", area_subgradient, "a number in [0, 1]")
     checks.require(tv_power >= 1, "tv_power", tv_power, "a number of at least 1")
     batch, height, width, _ = images.shape
     rows, columns = mask_shape(mask_size, height, width)
@@ -90,7 +98,8 @@ def meaningful_perturbation(
         keep = upsample(mask)[..., None]
         score = scores.of_targets(model(images * keep + fill * (1 - keep)), targets)
         total_variation = variation(jnp.diff(mask, axis=1)) + variation(jnp.diff(mask, axis=2))
-        area = reduce(1 - mask)  # |1 - m|, as m never leaves [0, 1]
+        # |1 - m|, as m never leaves [0, 1].
+        area = reduce((1 - mask) * jnp.where(mask < 1, 1, area_subgradient))
         return (score + area_weight * area + tv_weight * total_variation).sum()
 
     optimizer = optax.adam(learning_rate)

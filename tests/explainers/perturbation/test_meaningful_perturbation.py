@@ -35,7 +35,9 @@ def total_variation_gradient(mask, axis, power, mean):
     return gradient / (steps.size if mean else 1)
 
 
-def by_hand(weights, image, fill, steps, mask_size, reduction, power, area=0.1, variation=0.4):
+def by_hand(
+    weights, image, fill, steps, mask_size, reduction, power, area=0.1, variation=0.4, at_one=1.0
+):
     """Meaningful Perturbation of one image under sum(weights * image), in float64."""
     height, width, _ = image.shape
     shape = (height, width) if mask_size is None else (min(mask_size, height, width),) * 2
@@ -45,7 +47,7 @@ def by_hand(weights, image, fill, steps, mask_size, reduction, power, area=0.1, 
     mean = reduction == "mean"
     for step in range(1, steps + 1):
         gradient = rows.T @ evidence @ columns
-        gradient -= area / (mask.size if mean else 1)
+        gradient -= np.where(mask < 1, 1, at_one) * area / (mask.size if mean else 1)
         for axis in (0, 1):
             gradient += variation * total_variation_gradient(mask, axis, power, mean)
         first = 0.9 * first + 0.1 * gradient
@@ -57,12 +59,19 @@ def by_hand(weights, image, fill, steps, mask_size, reduction, power, area=0.1, 
 
 
 @pytest.mark.parametrize(
-    ("reduction", "power", "mask_size"),
-    [("mean", 1, 4), ("sum", 1, None), ("mean", 3, 5), ("sum", 3, 4)],
+    ("reduction", "power", "mask_size", "at_one"),
+    [("mean", 1, 4, 1.0), ("sum", 1, None, 0.0), ("mean", 3, 5, 0.0), ("sum", 3, 4, 1.0)],
 )
-def test_first_ten_steps_of_a_linear_model_worked_by_hand(linear, reduction, power, mask_size):
+def test_first_ten_steps_of_a_linear_model_worked_by_hand(
+    linear, reduction, power, mask_size, at_one
+):
     model = linear(SHAPE)
-    options = {"mask_size": mask_size, "reduction": reduction, "tv_power": float(power)}
+    options = {
+        "mask_size": mask_size,
+        "reduction": reduction,
+        "tv_power": float(power),
+        "area_subgradient": at_one,
+    }
     # In float64: after Adam's first step neighbours differ by 1e-8 or less, and the sign of that
     # difference is total variation's gradient. In float32 it is rounding.
     with jax.enable_x64(True):
@@ -72,7 +81,14 @@ def test_first_ten_steps_of_a_linear_model_worked_by_hand(linear, reduction, pow
     weights = np.asarray(model.weights, float)
     for i, target in enumerate(TARGETS):
         expected = by_hand(
-            weights[..., target], IMAGES[i], 0.0, 10, mask_size, reduction, float(power)
+            weights[..., target],
+            IMAGES[i],
+            0.0,
+            10,
+            mask_size,
+            reduction,
+            float(power),
+            at_one=at_one,
         )
         np.testing.assert_allclose(maps[i], expected, atol=1e-6)
     assert 0.05 < np.mean(maps) < 0.95  # neither untouched nor all removed
@@ -149,3 +165,15 @@ def test_a_mask_of_one_cell_is_finite(linear):
     images = jax.random.uniform(jax.random.key(0), (1, *SHAPE))
     maps = meaningful_perturbation(linear(SHAPE), images, np.array([1]), steps=2, mask_size=1)
     assert np.isfinite(maps).all() and np.ptp(maps) == 0
+
+
+@pytest.mark.parametrize(("at_one", "moves"), [(1.0, False), (0.0, True)])
+def test_a_score_that_barely_falls_moves_the_mask_only_without_the_areas_slope(
+    linear, at_one, moves
+):
+    model = linear(SHAPE)
+    faint = type(model)(1e-5 * jnp.abs(model.weights))
+    maps = meaningful_perturbation(
+        faint, IMAGES, TARGETS, steps=3, baseline=0.0, area_subgradient=at_one
+    )
+    assert bool((maps > 0).any()) == moves
