@@ -115,14 +115,22 @@ def _call(function: Callable, values: dict[str, Any]) -> Any:
     for name, value in values.items():
         if name == "model" or _all_arrays(value):
             dynamic[name] = value
+        elif isinstance(value, tuple | list) and any(map(_is_array, value)):
+            dynamic[name] = {i: entry for i, entry in enumerate(value) if _is_array(entry)}
+            words = tuple(None if _is_array(entry) else entry for entry in value)
+            static.append((name, _hashable(name, words)))
         else:
             static.append((name, _hashable(name, value)))
     return _compiled(function, tuple(static), dynamic)
 
 
+def _is_array(value: Any) -> bool:
+    return isinstance(value, jax.Array | np.ndarray)
+
+
 def _all_arrays(value: Any) -> bool:
     leaves = jax.tree.leaves(value)
-    return bool(leaves) and all(isinstance(x, jax.Array | np.ndarray) for x in leaves)
+    return bool(leaves) and all(map(_is_array, leaves))
 
 
 def _hashable(name: str, value: Any) -> Any:
@@ -136,7 +144,11 @@ def _hashable(name: str, value: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _compiled(function: Callable, static: tuple, dynamic: dict[str, Any]) -> Any:
-    options = dict(static) | dynamic
+    options = dict(static)
+    for name, value in dynamic.items():
+        if name in options:  # a tuple of arrays and words
+            value = tuple(value.get(i, word) for i, word in enumerate(options[name]))
+        options[name] = value
     batch = options["images"].shape[0]
     size = options.get("batch_size")
     if size is None or batch <= size:

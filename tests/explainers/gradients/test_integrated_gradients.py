@@ -85,3 +85,17 @@ def test_rules_integrate_the_polynomials_they_should():
         assert all(exact[: degree + 1]) and not exact[degree + 1], method
     points, weights = quadrature("trapezoid", 30)
     assert np.allclose(weights[[0, 1, -1]], [1 / 58, 1 / 29, 1 / 58])
+
+
+def test_references_may_mix_words_numbers_and_arrays(convnet):
+    images = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
+    grey = jnp.full((8, 8, 3), 0.5)
+
+    def maps(*references):
+        return integrated_gradients(
+            convnet(), images, jnp.arange(2), steps=3, references=references, channels=None
+        )
+
+    mixed = maps("black", grey, 0.25)
+    apart = (maps("black") + maps(0.5) + maps(0.25)) / 3
+    np.testing.assert_allclose(mixed, apart, rtol=1e-4, atol=1e-6)
