@@ -14,7 +14,7 @@ demo: .venv/installed
 	$(BIN)/python experiments/demo.py $(DEMO_ARGS)
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -m "not slow" $(TEST_ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not slow" $(TEST_ARGS)
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow $(TEST_ARGS)

@@ -49,7 +49,8 @@ def start(*arguments, devices=1) -> subprocess.Popen:
     environment = os.environ | {
         "PYTHONPATH": str(Path(parallel.__file__).parents[1]),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        # The last of two equal flags counts: only the number of devices is another than here.
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
     }
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

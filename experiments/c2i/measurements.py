@@ -65,7 +65,7 @@ class Measurements:
             grid = min(8, *self.subject.images.shape[1:3])
             return {"masks": self.study.rise_masks, "grid": grid, "batch_size": None}
         if method == "meaningful_perturbation":
-            chosen = {"steps": self.study.mp_steps}
+            chosen: dict[str, Any] = {"steps": self.study.mp_steps}
             if self.study.mp_area_subgradient != 1:
                 chosen["area_subgradient"] = self.study.mp_area_subgradient
             return chosen
