@@ -11,6 +11,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import jaxtyping  # noqa: E402
@@ -19,6 +20,10 @@ import pytest  # noqa: E402
 
 # Every jaxtyping annotation of the package is enforced by beartype, in tests only.
 jaxtyping.install_import_hook("jc2i", "beartype.beartype")
+
+# A slow machine is no failure of a property.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 
 @jax.tree_util.register_dataclass

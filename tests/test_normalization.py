@@ -12,7 +12,7 @@ import jc2i
 NUMBERS = arrays(np.float32, (2, 3, 4), elements=st.integers(-(10**6), 10**6))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(NUMBERS)
 def test_every_map_spans_zero_to_one_in_the_same_order(maps):
     normalized = np.asarray(jc2i.normalize(jnp.asarray(maps)))

@@ -126,7 +126,7 @@ def areas(model, images, maps):
     return np.asarray(metrics.area(curve))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), levels=st.integers(1, 50))
 def test_perfect_and_inverted_maps_bracket_all_others(model, images, contributions, seed, levels):
     random = np.random.default_rng(seed)
