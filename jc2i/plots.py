@@ -224,7 +224,7 @@ def distributions(
       ylabel: what the values measure, with its unit.
       kind: `"box"` (quartiles, whiskers to 1.5 interquartile ranges, outliers as dots) or
         `"violin"` (density, with the median).
-      logarithmic: whether values, all positive, are spaced by their ratios.
+      logarithmic: whether values are spaced by their ratios, zeros below the smallest.
 
     Returns:
       A figure with one group a method and one box or violin a model.
@@ -269,7 +269,9 @@ def distributions(
             parts["cmedians"].set_color("black")
             parts["bodies"][0].set_label(name)
     if logarithmic:
-        axes.set_yscale("log")
+        shown = np.concatenate([np.ravel(v) for group in values.values() for v in group.values()])
+        positive = shown[shown > 0]
+        axes.set_yscale("symlog", linthresh=positive.min() if positive.size else 1.0)
     _legend(figure, axes, "outside upper center")
     return figure
 

@@ -183,9 +183,11 @@ def test_sweep_leaves_out_settings_without_a_value():
 
 
 def test_distributions_on_a_logarithmic_axis():
-    values = {"RISE": {"base": np.array([1.0, 10.0, 100.0])}}
+    values = {"RISE": {"base": np.array([0.0, 1.0, 10.0, 100.0])}}
     (axes,) = drawn(plots.distributions(values, ylabel="y", logarithmic=True)).axes
-    assert axes.get_yscale() == "log"
+    height = {v: axes.transData.transform((0, v))[1] for v in (0, 1, 10, 100)}
+    assert height[100] - height[10] == pytest.approx(height[10] - height[1])
+    assert height[0] < height[1] and axes.get_ylim()[0] <= 0
 
 
 def test_no_text_leaves_its_figure():
