@@ -27,7 +27,7 @@ from experiments.c2i.measurements import Measurements
 from experiments.c2i.results import RESULTS, Result
 from experiments.c2i.study import BASE, Study
 from experiments.common.provenance import provenance
-from experiments.common.report import Section, write_csv, write_figure, write_report
+from experiments.common.report import Section, write_csv, write_figure, write_json, write_report
 
 REPORT = "report"
 
@@ -50,6 +50,7 @@ def run(command: str, study: Study) -> Path:
             print(f"[{number}/{len(names)}] {name}", flush=True)
         results[name] = RESULTS[name](measured)
         _write(study.folder, name, results[name])
+    write_json(study.folder / f"{command}.json", provenance())
     if command != REPORT:
         return study.folder
     found = claims(measured)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -75,6 +76,16 @@ def read_csv(path: str | Path) -> list[dict[str, Any]]:
     """
     with Path(path).open(newline="", encoding="utf-8") as file:
         return [{name: _number(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file, whole or not at all.
+
+    Args:
+      path: file to write; its folder is made.
+      content: names to plain values.
+    """
+    _write_atomically(Path(path), (json.dumps(content, indent=1) + "\n").encode())
 
 
 def write_figure(path: str | Path, figure: Figure) -> None:

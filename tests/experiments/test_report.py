@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import re
 import signal
@@ -16,7 +17,14 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments.common.report import Section, read_csv, write_csv, write_figure, write_report
+from experiments.common.report import (
+    Section,
+    read_csv,
+    write_csv,
+    write_figure,
+    write_json,
+    write_report,
+)
 from experiments.common.statistics import mean_interval
 
 ROWS = [
@@ -180,3 +188,9 @@ def test_report_with_a_missing_figure_writes_nothing(tmp_path):
     with pytest.raises(FileNotFoundError, match="gone.png"):
         report(tmp_path, Section("Maps", figures={"gone": tmp_path / "gone.png"}))
     assert not (tmp_path / "results").exists()
+
+
+def test_json_holds_what_it_was_given(tmp_path):
+    path = tmp_path / "new" / "run.json"
+    write_json(path, {"command": "python x.py", "count": 3})
+    assert json.loads(path.read_text()) == {"command": "python x.py", "count": 3}
