@@ -65,7 +65,7 @@ def _gains(measured: Measurements, version: str) -> list[tuple[str, Interval]]:
 
 
 def _sweep_gains(measured: Measurements) -> list[tuple[str, str, Interval]]:
-    """The calibrated temperature against the best of the others, and against the base model."""
+    """The calibrated temperature against the best of the others."""
     fitted, areas = measured.fitted_temperature, measured.sweep_areas
     others = {t: values for t, values in areas.items() if t != fitted}
     best = min(others, key=lambda t: np.nanmean(others[t]))

@@ -97,10 +97,10 @@ class Measurements:
         explain = getattr(explainers, method)
 
         def explain_all(images: Array, targets: Array, keys: Array) -> Array:
-            each = jax.vmap(
-                lambda t: explain(self._panel, images, t, key=keys, **self.options(method)), 1, 1
-            )
-            return each(jnp.asarray(targets))
+            def explain_entry(t: Array) -> Array:
+                return explain(self._panel, images, t, key=keys, **self.options(method))
+
+            return _each_entry(explain_entry, targets)
 
         maps = self._run(
             f"maps-{method}",
@@ -141,16 +141,20 @@ class Measurements:
             if method == RANDOM:
                 self._curves.update(self._random_curves())
             else:
-                maps = self.maps(method)[version]
-                self._curves[method, version] = self._follow(f"{method}-{version}", version, maps)
+                self._curves[method, version] = self._follow(
+                    f"{method}-{version}",
+                    self.subject.probabilities(version),
+                    self.subject.targets(version),
+                    self.maps(method)[version],
+                )
         return self._curves[method, version]
 
-    def _follow(self, name: str, version: str, maps: np.ndarray) -> np.ndarray:
-        score = self.subject.probabilities(version)
+    def _follow(self, name: str, score: Any, targets: np.ndarray, maps: np.ndarray) -> np.ndarray:
+        """Deletion curves of a score: of the first images, as many as there are maps."""
         return self._run(
             f"curves-{name}",
             lambda x, t, m, keys: metrics.deletion_curve(score, x, t, m),
-            (self.subject.images, self.subject.targets(version), maps),
+            (self.subject.images[: len(maps)], targets, maps),
             depends=(score,),
         )
 
@@ -161,7 +165,7 @@ class Measurements:
                     self._panel, images, t, key=keys, segments=segments
                 )
 
-            return jax.vmap(curve, 1, 1)(jnp.asarray(targets))
+            return _each_entry(curve, targets)
 
         values = self._run(
             "curves-random",
@@ -231,9 +235,7 @@ class Measurements:
         if method in FORWARD_ONLY:
             values = self._run(
                 f"lipschitz-{method}",
-                lambda x, t, keys: jax.vmap(lambda t: estimate(self._panel, x, t, keys), 1, 1)(
-                    jnp.asarray(t)
-                ),
+                lambda x, t, keys: _each_entry(lambda t: estimate(self._panel, x, t, keys), t),
                 (images, self._panel_targets[:points]),
                 depends=(self._panel, *depends),
                 batch_size=batch,
@@ -281,13 +283,7 @@ class Measurements:
             (images, targets),
             depends=(score, self.study.softmax, self.options(SWEPT)),
         )
-        curves = self._run(
-            f"curves-{name}",
-            lambda x, t, m, keys: metrics.deletion_curve(score, x, t, m),
-            (images, targets, maps),
-            depends=(score,),
-        )
-        return np.asarray(metrics.area(curves))
+        return np.asarray(metrics.area(self._follow(name, score, targets, maps)))
 
     @cached_property
     def fitted_temperature(self) -> float:
@@ -325,3 +321,8 @@ class Measurements:
             resume=self.subject.cache / f"{name}-{tag}",
             tag=tag,
         )
+
+
+def _each_entry(function: Callable[[Array], Array], targets: np.ndarray | Array) -> Array:
+    """A function of the targets of one entry of the panel, for all: [batch, entries, ...]."""
+    return jax.vmap(function, 1, 1)(jnp.asarray(targets))
