@@ -8,14 +8,12 @@
 
 from __future__ import annotations
 
+from jc2i.models.architectures import ResNetCifar, Small, VGGCifar
 from jc2i.models.checkpoint import load, save
 from jc2i.models.classifier import Classifier
 from jc2i.models.import_torch import from_torch
 from jc2i.models.registry import create, names
-from jc2i.models.resnet_cifar import ResNetCifar
-from jc2i.models.small import Small
 from jc2i.models.torch_files import read_torch_file
-from jc2i.models.vgg import VGGCifar
 
 __all__ = [
     "Classifier",

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float
 
-from jc2i.checks import Array, describe, invalid, require
+from jc2i.checks import Array, describe, invalid, one_of, require
 
 
 class Classifier(nnx.Module):
@@ -29,6 +30,8 @@ class Classifier(nnx.Module):
       mean: for each channel, what is subtracted from the images (0 by default).
       std: for each channel, what the difference is divided by (1 by default).
       normalize: False keeps `mean` and `std` at hand but leaves the images as they are.
+      dtype: in which the layers compute, `"float32"` or `"bfloat16"`; weights and logits stay
+        float32.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Classifier(nnx.Module):
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
         normalize: bool,
+        dtype: str = "float32",
     ) -> None:
         require(classes >= 1, "classes", classes, "a whole number above 0")
         require(channels >= 1, "channels", channels, "a whole number above 0")
@@ -52,11 +56,26 @@ class Classifier(nnx.Module):
         self.std = _per_channel("std", std, channels, default=1.0)
         require(min(self.std) > 0, "std", self.std, "numbers above 0")
         self.normalize = normalize
+        one_of("dtype", dtype, ("float32", "bfloat16"))
+        self.dtype = dtype
+
+    def __call__(
+        self, images: Float[Array, "batch height width channels"]
+    ) -> Float[jax.Array, "batch classes"]:
+        """The logits of images in [0, 1]."""
+        logits = self.forward(self.preprocess(images).astype(self.dtype))
+        return checkpoint_name(logits.astype(jnp.float32), "logits")
+
+    def forward(
+        self, values: Float[jax.Array, "batch height width channels"]
+    ) -> Float[jax.Array, "batch classes"]:
+        """The logits of normalised images; each architecture's own."""
+        raise NotImplementedError
 
     @property
     def options(self) -> dict[str, Any]:
         """The keyword arguments that build this model again, as JSON can hold them."""
-        names = ("classes", "channels", "mean", "std", "normalize")
+        names = ("classes", "channels", "mean", "std", "normalize", "dtype")
         return {name: getattr(self, name) for name in names}
 
     def preprocess(
@@ -96,40 +115,6 @@ def _per_channel(
     if len(values) != channels:
         raise invalid(argument, tuple(values), f"one number for each of {channels} channels")
     return tuple(map(float, values))
-
-
-# The layers start blank: an initialiser that draws compiles once for each shape of kernel, seconds
-# that a model read from a file need not spend.
-_BLANK = nnx.initializers.zeros
-
-
-def convolution(
-    inputs: int, outputs: int, *, size: int = 3, stride: int = 1, bias: bool = False
-) -> nnx.Conv:
-    """A blank square convolution, padded by `size // 2` on every side as PyTorch's are."""
-    return nnx.Conv(
-        inputs,
-        outputs,
-        (size, size),
-        strides=stride,
-        # "SAME" would pad a stride of 2 on one side only.
-        padding=((size // 2, size // 2),) * 2,
-        use_bias=bias,
-        kernel_init=_BLANK,
-        rngs=nnx.Rngs(0),
-    )
-
-
-def batch_norm(channels: int) -> nnx.BatchNorm:
-    """A batch norm in evaluation mode, with PyTorch's epsilon and momentum."""
-    return nnx.BatchNorm(
-        channels, use_running_average=True, epsilon=1e-5, momentum=0.9, rngs=nnx.Rngs(0)
-    )
-
-
-def dense(inputs: int, outputs: int) -> nnx.Linear:
-    """A blank dense layer."""
-    return nnx.Linear(inputs, outputs, kernel_init=_BLANK, rngs=nnx.Rngs(0))
 
 
 def weights(model: Classifier) -> dict[str, jax.Array]:

@@ -9,10 +9,9 @@ import jax
 import numpy as np
 
 from jc2i.checks import describe, invalid
+from jc2i.models.architectures import ResNetCifar, Small, VGGCifar
+from jc2i.models.architectures.vgg_cifar import CONVOLUTIONS
 from jc2i.models.classifier import Classifier, weights, with_weights
-from jc2i.models.resnet_cifar import ResNetCifar
-from jc2i.models.small import Small
-from jc2i.models.vgg import CONVOLUTIONS, VGGCifar
 
 ARCHITECTURES: dict[str, tuple[type[Classifier], dict[str, int]]] = {
     **{f"resnet{depth}_cifar": (ResNetCifar, {"depth": depth}) for depth in (20, 32, 44, 56)},

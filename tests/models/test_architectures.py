@@ -104,6 +104,31 @@ def test_every_leaf_is_an_array_of_weights(model):
     assert {leaf.dtype for leaf in jax.tree.leaves(model)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.parametrize("name", models.names())
+def test_layers_compute_in_the_type_asked_for(name):
+    model = blank(name, classes=7, dtype="bfloat16")
+    size = model.size or 32
+    images = jnp.zeros((1, size, size, model.channels))
+    closed = jax.make_jaxpr(lambda m, x: m(x))(model, images)
+    named = {
+        e.params["name"]: e.outvars[0].aval.dtype for e in closed.eqns if e.primitive.name == "name"
+    }
+    assert named.pop("logits") == closed.out_avals[0].dtype == jnp.float32
+    assert set(named.values()) == {jnp.dtype("bfloat16")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(model)} == {jnp.dtype("float32")}
+
+
+def test_bfloat16_is_near_float32(model):
+    low = type(model)(
+        *([8] if model.architecture == "resnet8_cifar" else []),
+        **model.options | {"dtype": "bfloat16"},
+    )
+    low = models.classifier.with_weights(low, weights(model))
+    images = images_for(model)
+    expected = np.asarray(model(images))
+    assert 0 < np.abs(np.asarray(low(images)) - expected).max() < 0.05 * np.abs(expected).max()
+
+
 def test_normalisation_happens_inside():
     mean, std = (0.25, 0.5), (0.5, 2.0)
     plain = models.Small(classes=3, channels=2)

@@ -14,8 +14,9 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float
 
-from jc2i.checks import Array, require
-from jc2i.models.classifier import Classifier, batch_norm, convolution, dense
+from jc2i.checks import require
+from jc2i.models.classifier import Classifier
+from jc2i.models.layers import batch_norm, compute_in, convolution, dense
 
 WIDTHS = (64, 128, 256, 512, 512)
 """Channels of the five stages, each of which ends by halving the image."""
@@ -44,6 +45,7 @@ class VGGCifar(Classifier):
       mean: see `Classifier`.
       std: see `Classifier`.
       normalize: see `Classifier`.
+      dtype: see `Classifier`.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class VGGCifar(Classifier):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         normalize: bool = True,
+        dtype: str = "float32",
     ) -> None:
         require(depth in CONVOLUTIONS, "depth", depth, "11, 13, 16 or 19")
         super().__init__(
@@ -65,6 +68,7 @@ class VGGCifar(Classifier):
             mean=mean,
             std=std,
             normalize=normalize,
+            dtype=dtype,
         )
         stages = []
         inputs = channels
@@ -73,12 +77,12 @@ class VGGCifar(Classifier):
             inputs = width
         self.stages = nnx.List(stages)
         self.classifier = nnx.List([dense(512, 512), dense(512, 512), dense(512, classes)])
+        compute_in(self, dtype)
 
-    def __call__(
-        self, images: Float[Array, "batch 32 32 channels"]
+    def forward(
+        self, values: Float[jax.Array, "batch 32 32 channels"]
     ) -> Float[jax.Array, "batch classes"]:
-        """The logits of images in [0, 1]."""
-        values = self.preprocess(images)
+        """The logits of normalised images."""
         for number, layers in enumerate(self.stages, start=1):
             for index, layer in enumerate(layers):
                 values = checkpoint_name(layer(values), f"stage{number}.conv{index}")
@@ -88,7 +92,7 @@ class VGGCifar(Classifier):
         *hidden, last = self.classifier
         for index, layer in enumerate(hidden):
             values = checkpoint_name(jax.nn.relu(layer(values)), f"dense{index}")
-        return checkpoint_name(last(values), "logits")
+        return last(values)
 
     def torch_names(self, layer: tuple[str | int, ...]) -> tuple[str, ...]:
         """What chenyaofo's files call a layer: they number rectifiers, pools and dropouts too."""

@@ -15,8 +15,9 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float
 
-from jc2i.checks import Array, one_of, require
-from jc2i.models.classifier import Classifier, batch_norm, convolution, dense
+from jc2i.checks import one_of, require
+from jc2i.models.classifier import Classifier
+from jc2i.models.layers import batch_norm, compute_in, convolution, dense
 
 
 class ResNetCifar(Classifier):
@@ -33,6 +34,7 @@ class ResNetCifar(Classifier):
       mean: see `Classifier`.
       std: see `Classifier`.
       normalize: see `Classifier`.
+      dtype: see `Classifier`.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class ResNetCifar(Classifier):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         normalize: bool = True,
+        dtype: str = "float32",
     ) -> None:
         require(depth >= 8 and depth % 6 == 2, "depth", depth, "6 n + 2 (20, 32, 44, 56)")
         one_of("shortcut", shortcut, ("A", "B"))
@@ -56,6 +59,7 @@ class ResNetCifar(Classifier):
             mean=mean,
             std=std,
             normalize=normalize,
+            dtype=dtype,
         )
         self.shortcut = shortcut
         blocks = (depth - 2) // 6
@@ -66,18 +70,19 @@ class ResNetCifar(Classifier):
         self.layer2 = nnx.List(_stage(16, 32, blocks, shortcut))
         self.layer3 = nnx.List(_stage(32, 64, blocks, shortcut))
         self.fc = dense(64, classes)
+        compute_in(self, dtype)
 
-    def __call__(
-        self, images: Float[Array, "batch height width channels"]
+    def forward(
+        self, values: Float[jax.Array, "batch height width channels"]
     ) -> Float[jax.Array, "batch classes"]:
-        """The logits of images in [0, 1]."""
-        values = jax.nn.relu(self.bn1(self.conv1(self.preprocess(images))))
+        """The logits of normalised images."""
+        values = jax.nn.relu(self.bn1(self.conv1(values)))
         values = checkpoint_name(values, "stem")
         for stage, blocks in enumerate((self.layer1, self.layer2, self.layer3), start=1):
             for index, block in enumerate(blocks):
                 values = checkpoint_name(block(values), f"stage{stage}.block{index}")
         values = checkpoint_name(values.mean(axis=(1, 2)), "pool")
-        return checkpoint_name(self.fc(values), "logits")
+        return self.fc(values)
 
     @property
     def options(self) -> dict[str, Any]:

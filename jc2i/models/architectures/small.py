@@ -10,8 +10,9 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float
 
-from jc2i.checks import Array, require
-from jc2i.models.classifier import Classifier, convolution, dense
+from jc2i.checks import require
+from jc2i.models.classifier import Classifier
+from jc2i.models.layers import compute_in, convolution, dense
 
 
 class Small(Classifier):
@@ -28,6 +29,7 @@ class Small(Classifier):
       mean: see `Classifier`.
       std: see `Classifier`.
       normalize: see `Classifier`.
+      dtype: see `Classifier`.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Small(Classifier):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         normalize: bool = True,
+        dtype: str = "float32",
     ) -> None:
         halvings = 2 ** len(widths)
         require(
@@ -54,6 +57,7 @@ class Small(Classifier):
             mean=mean,
             std=std,
             normalize=normalize,
+            dtype=dtype,
         )
         self.widths = tuple(widths)
         self.hidden = hidden
@@ -63,18 +67,18 @@ class Small(Classifier):
         )
         self.dense = dense((size // halvings) ** 2 * self.widths[-1], hidden)
         self.head = dense(hidden, classes)
+        compute_in(self, dtype)
 
-    def __call__(
-        self, images: Float[Array, "batch size size channels"]
+    def forward(
+        self, values: Float[jax.Array, "batch size size channels"]
     ) -> Float[jax.Array, "batch classes"]:
-        """The logits of images in [0, 1]."""
-        values = self.preprocess(images)
+        """The logits of normalised images."""
         for index, block in enumerate(self.blocks):
             values = nnx.max_pool(jax.nn.relu(block(values)), (2, 2), strides=(2, 2))
             values = checkpoint_name(values, f"block{index}")
         values = values.reshape(values.shape[0], -1)
         values = checkpoint_name(jax.nn.relu(self.dense(values)), "dense")
-        return checkpoint_name(self.head(values), "logits")
+        return self.head(values)
 
     @property
     def options(self) -> dict[str, Any]:
