@@ -78,6 +78,10 @@ class Classifier(nnx.Module):
         names = ("classes", "channels", "mean", "std", "normalize", "dtype")
         return {name: getattr(self, name) for name in names}
 
+    def initial_deviation(self, name: str, shape: tuple[int, ...]) -> float | None:
+        """With which standard deviation `create` draws a weight; None leaves it as it is built."""
+        return float(np.sqrt(2.0 / np.prod(shape[:-1]))) if name.endswith("kernel") else None
+
     def preprocess(
         self, images: Float[Array, "batch height width channels"]
     ) -> Float[jax.Array, "batch height width channels"]:

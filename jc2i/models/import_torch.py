@@ -34,9 +34,9 @@ def from_torch(
 ) -> Classifier:
     """A model with the weights of a PyTorch file, which is read without torch or running its code.
 
-    The residual networks take the names of github.com/akamaster/pytorch_resnet_cifar10 and of
-    github.com/chenyaofo/pytorch-cifar-models (whose shortcuts are `"B"`), the VGG networks the
-    latter's.
+    The residual networks for CIFAR take the names of github.com/akamaster/pytorch_resnet_cifar10
+    and of github.com/chenyaofo/pytorch-cifar-models (whose shortcuts are `"B"`), the VGG networks
+    for CIFAR the latter's, the transformers timm's (DeiT's are the same) and torchvision's.
 
     Args:
       name: one of `names()` that PyTorch has weights for: all but `"small"`.
@@ -64,7 +64,7 @@ def from_torch(
         if not tensor.endswith("num_batches_tracked")
     }
     ours = {n: value.shape for n, value in weights(model).items()}
-    torch_name = {n: _torch_name(model, n, tensors) for n in ours}
+    torch_name = _torch_names(model, list(ours), tensors)
     require_same_shapes(
         os.fspath(path),
         {torch_name[n]: _torch_shape(shape) for n, shape in ours.items()},
@@ -74,16 +74,31 @@ def from_torch(
     return with_weights(model, {n: _from_torch_layout(tensors[torch_name[n]]) for n in ours})
 
 
-def _torch_name(model: Any, name: str, tensors: dict[str, np.ndarray]) -> str:
+def _torch_names(model: Any, names: list[str], tensors: dict[str, np.ndarray]) -> dict[str, str]:
+    """Our names to a file's, by that of the model's naming conventions that fits the file best."""
+    conventions = zip(*(_candidates(model, name) for name in names), strict=True)
+    best = max(conventions, key=lambda found: sum(name in tensors for name in found))
+    return dict(zip(names, best, strict=True))
+
+
+def _candidates(model: Any, name: str) -> list[str]:
+    """What each naming convention calls one of our weights."""
     *layer, leaf = name.split(".")
-    candidates = [f"{n}.{_TORCH_LEAVES[leaf]}" for n in model.torch_names(tuple(layer))]
-    return next((n for n in candidates if n in tensors), candidates[0])
+    if leaf not in _TORCH_LEAVES:  # no layer's, such as a class token
+        return list(model.torch_names((*layer, leaf)))
+    # PyTorch's attention has weights of its own where we have a layer: in_proj_weight.
+    return [
+        f"{prefix}{'_' if prefix.endswith('in_proj') else '.'}{_TORCH_LEAVES[leaf]}"
+        for prefix in model.torch_names(tuple(layer))
+    ]
 
 
 def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    # [height, width, in, out] is [out, in, height, width] there, and [in, out] is [out, in].
-    return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+    # A dense kernel [in, out] is [out, in] there, [height, width, in, out] is [out, in, height,
+    # width]; whatever else is the same.
+    swapped = {2: (1, 0), 4: (3, 2, 0, 1)}.get(len(shape), range(len(shape)))
+    return tuple(shape[axis] for axis in swapped)
 
 
 def _from_torch_layout(tensor: np.ndarray) -> np.ndarray:
-    return tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
+    return tensor.transpose({2: (1, 0), 4: (2, 3, 1, 0)}.get(tensor.ndim, range(tensor.ndim)))

@@ -34,6 +34,20 @@ def batch_norm(channels: int) -> nnx.BatchNorm:
     )
 
 
+def patch_embedding(inputs: int, outputs: int, size: int) -> nnx.Conv:
+    """A blank convolution over squares of `size` pixels that tile the image."""
+    window = (size, size)
+    return nnx.Conv(
+        inputs, outputs, window, window, padding="VALID", kernel_init=_BLANK, rngs=nnx.Rngs(0)
+    )
+
+
+def layer_norm(channels: int, epsilon: float) -> nnx.LayerNorm:
+    """A layer norm over the last axis, its statistics always in float32."""
+    # The fast variance, E[x^2] - E[x]^2, loses digits where the mean is large.
+    return nnx.LayerNorm(channels, epsilon=epsilon, use_fast_variance=False, rngs=nnx.Rngs(0))
+
+
 def dense(inputs: int, outputs: int) -> nnx.Linear:
     """A blank dense layer."""
     return nnx.Linear(inputs, outputs, kernel_init=_BLANK, rngs=nnx.Rngs(0))

@@ -9,13 +9,15 @@ import jax
 import numpy as np
 
 from jc2i.checks import describe, invalid
-from jc2i.models.architectures import ResNetCifar, Small, VGGCifar
+from jc2i.models.architectures import ResNetCifar, Small, VGGCifar, VisionTransformer
 from jc2i.models.architectures.vgg_cifar import CONVOLUTIONS
+from jc2i.models.architectures.vision_transformer import DIMENSIONS
 from jc2i.models.classifier import Classifier, weights, with_weights
 
-ARCHITECTURES: dict[str, tuple[type[Classifier], dict[str, int]]] = {
+ARCHITECTURES: dict[str, tuple[type[Classifier], dict[str, Any]]] = {
     **{f"resnet{depth}_cifar": (ResNetCifar, {"depth": depth}) for depth in (20, 32, 44, 56)},
     **{f"vgg{depth}_bn_cifar": (VGGCifar, {"depth": depth}) for depth in CONVOLUTIONS},
+    **{name: (VisionTransformer, {"architecture": name}) for name in DIMENSIONS},
     "small": (Small, {}),
 }
 """The class of each architecture, and the arguments that its name stands for."""
@@ -33,15 +35,17 @@ def names() -> tuple[str, ...]:
 def create(name: str, *, classes: int, key: jax.Array, **options: Any) -> Classifier:
     """A new model in evaluation mode, its weights drawn at random.
 
-    Kernels are normal with variance 2 / fan-in (He et al. 2015, equation 10), biases 0, batch
-    norms the identity.
+    Kernels are normal with variance 2 / fan-in (He et al. 2015, equation 10), or with a standard
+    deviation of 0.02 in transformers, whose class token and position embedding are drawn likewise;
+    biases are 0, norms the identity.
 
     Args:
       name: one of `names()`.
       classes: the number of classes.
       key: a `jax.random.key`.
       **options: the architecture's own: `mean`, `std`, `normalize`, `channels` for all, `shortcut`
-        for the residual networks, `size`, `widths`, `hidden` for the small one.
+        for the residual networks, `size`, `widths`, `hidden` for the small one, `size`, `patch`,
+        `width`, `depth`, `heads` and `epsilon` for the transformers.
 
     Returns:
       A callable pytree `images -> logits`.
@@ -51,18 +55,16 @@ def create(name: str, *, classes: int, key: jax.Array, **options: Any) -> Classi
     """
     model = blank(name, classes=classes, **options)
     old = weights(model)
-    kernels = {n: value for n, value in old.items() if n.endswith("kernel")}
-    count = sum(value.size for value in kernels.values())
+    deviations = {n: model.initial_deviation(n, value.shape) for n, value in old.items()}
+    deviations = {n: deviation for n, deviation in deviations.items() if deviation is not None}
+    sizes = [old[n].size for n in deviations]
     if not isinstance(key, jax.Array):
         raise invalid("key", describe(key), "a jax.random.key")
     # One draw for all: a draw compiles again for each shape, which takes seconds.
-    drawn = np.split(
-        np.asarray(jax.random.normal(key, (count,))),
-        np.cumsum([value.size for value in kernels.values()])[:-1],
-    )
+    drawn = np.split(np.asarray(jax.random.normal(key, (sum(sizes),))), np.cumsum(sizes)[:-1])
     new = {
-        n: part.reshape(value.shape) * np.sqrt(2.0 / np.prod(value.shape[:-1]))
-        for (n, value), part in zip(kernels.items(), drawn, strict=True)
+        n: part.reshape(old[n].shape) * deviation
+        for (n, deviation), part in zip(deviations.items(), drawn, strict=True)
     }
     return with_weights(model, old | new)
 
