@@ -1,7 +1,10 @@
 """Image classifiers as Flax modules: callable pytrees `images -> logits`.
 
 - `create`, `names`: a new model of a named architecture
-- `save`, `load`: a model as a folder on disk
+- `save`, `load`: a model as a folder on disk; `load` also takes the name of published weights
+- `pretrained_names`, `PRETRAINED`, `Pretrained`: those weights, where they are from and what images
+  they take; `pretrained_file`, `cache_folder`: where they lie; `class_names`: what their classes
+  are called
 - `from_torch`, `read_torch_file`: weights trained in PyTorch, read without it
 - `Classifier`: what they all are; `ResNetCifar`, `VGGCifar`, `VisionTransformer`,
   `Small`: the architectures
@@ -10,22 +13,37 @@
 from __future__ import annotations
 
 from jc2i.models.architectures import ResNetCifar, Small, VGGCifar, VisionTransformer
-from jc2i.models.checkpoint import load, save
+from jc2i.models.checkpoint import save
+from jc2i.models.class_names import class_names
 from jc2i.models.classifier import Classifier
 from jc2i.models.import_torch import from_torch
+from jc2i.models.loading import load
+from jc2i.models.pretrained import (
+    PRETRAINED,
+    Pretrained,
+    cache_folder,
+    pretrained_file,
+    pretrained_names,
+)
 from jc2i.models.registry import create, names
 from jc2i.models.torch_files import read_torch_file
 
 __all__ = [
+    "PRETRAINED",
     "Classifier",
+    "Pretrained",
     "ResNetCifar",
     "Small",
     "VGGCifar",
     "VisionTransformer",
+    "cache_folder",
+    "class_names",
     "create",
     "from_torch",
     "load",
     "names",
+    "pretrained_file",
+    "pretrained_names",
     "read_torch_file",
     "save",
 ]

@@ -55,26 +55,18 @@ def save(model: Classifier, path: str | os.PathLike[str], *, overwrite: bool = F
         new.rename(path)
 
 
-def load(name_or_path: str | os.PathLike[str]) -> Classifier:
+def load_folder(path: Path) -> Classifier:
     """Reads a model that `save` wrote.
 
     Args:
-      name_or_path: the folder.
+      path: the folder, as an absolute path.
 
     Returns:
       A callable pytree `images -> logits` in evaluation mode, its weights equal to the bit.
 
     Raises:
-      FileNotFoundError: if there is no such folder, saying how to get one.
       ValueError: if it is no model of this package, or damaged.
     """
-    path = Path(name_or_path).absolute()
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{os.fspath(name_or_path)!r} is no folder, and no weights come with the package: "
-            "train with experiments/train.py, or read a PyTorch file with "
-            "jc2i.models.from_torch and keep it with jc2i.models.save"
-        )
     description = _description(path)
     model = blank(description["architecture"], **description["options"])
     values = _restore(path / _WEIGHTS)

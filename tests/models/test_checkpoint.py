@@ -104,8 +104,8 @@ def test_what_is_no_model_is_refused(tmp_path):
     (tmp_path / "model.json").write_text("[1, 2]")
     with pytest.raises(ValueError, match="takes a folder that jc2i.models.save wrote"):
         models.load(tmp_path)
-    with pytest.raises(FileNotFoundError, match="'resnet20-cifar10' is no folder.*from_torch"):
-        models.load("resnet20-cifar10")
+    with pytest.raises(FileNotFoundError, match="'digits' is neither a folder nor .*from_torch"):
+        models.load("digits")
 
 
 def test_weights_that_do_not_fit_the_description_are_listed(model, tmp_path):

