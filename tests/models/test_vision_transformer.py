@@ -163,6 +163,25 @@ def test_saved_and_loaded_with_every_option(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, model)
 
 
+def test_stacked_weights_run_under_vmap_and_new_ones_do_not_recompile():
+    options = {"classes": 3, "size": 8, "width": 12, "depth": 1}
+    one, other = (models.create("vit_small", key=jax.random.key(i), **options) for i in (0, 1))
+    images = jax.random.uniform(jax.random.key(2), (2, 8, 8, 3))
+    traces = []
+
+    @jax.jit
+    def call(model, images):
+        traces.append(model)
+        return model(images)
+
+    apart = jnp.stack([call(one, images), call(other, images)])
+    assert len(traces) == 1
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), one, other)
+    together = jax.jit(jax.vmap(lambda m, x: m(x), in_axes=(0, None)))(both, images)
+    np.testing.assert_allclose(together, apart, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(apart[0], apart[1])
+
+
 def test_new_weights_have_the_deviation_of_deit():
     model = weights(models.create("vit_small", classes=10, key=jax.random.key(0), depth=1))
     for name in ("blocks.0.qkv.kernel", "pos_embed", "cls_token", "patch_embed.kernel"):
