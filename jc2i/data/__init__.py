@@ -1,4 +1,6 @@
-"""Data sets: images (uint8 or float) and integer labels, with `len` and indexing.
+"""Data sets: images (uint8 or float), integer labels, perhaps bounding boxes.
+
+How each published set is prepared is in docs/data.md.
 
 - `load`: a data set by name or path, whatever it is stored as
 - `Dataset`: what `load` returns

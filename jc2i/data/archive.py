@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from jc2i.checks import invalid
+from jc2i.data.annotations import is_annotation, read_annotations
+from jc2i.data.boxes import placed
 from jc2i.data.dataset import Dataset
 from jc2i.data.encoded import encoded_images
 from jc2i.data.folder import is_image, layout, stored_split
+from jc2i.data.pixels import Resizing
 from jc2i.data.splits import may_hold
 
 _DAMAGED = (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError)
@@ -21,7 +24,7 @@ def load_archive(
     path: Path,
     split: str,
     *,
-    size: tuple[int, int] | None = None,
+    resizing: Resizing,
     channels: int | None = None,
     classes: Sequence[str] | None = None,
 ) -> Dataset:
@@ -33,7 +36,7 @@ def load_archive(
     Args:
       path: the archive.
       split: one of `SPLITS`; an archive without split folders has only `"all"` and its halves.
-      size: height and width in pixels to resize to, or None if all images have one size.
+      resizing: how each image gets its size.
       channels: 1 for grey, 3 (or None) for RGB.
       classes: names of the class folders in the order of the labels; sorted names if None.
 
@@ -41,21 +44,27 @@ def load_archive(
       The data set.
 
     Raises:
-      ValueError: the archive is damaged; or see `folder.layout` and `encoded_images`.
+      ValueError: the archive is damaged; or see `folder.layout`,
+        `read_annotations` and `encoded_images`.
     """
     seekable = _is_uncompressed(path)
     sources: dict[PurePosixPath, bytes | tuple[int, int] | None] = {}
+    texts: dict[PurePosixPath, bytes] = {}
     try:
         with tarfile.open(path) as archive:
             for member in archive:
                 name = PurePosixPath(member.name)
-                if not member.isfile() or not is_image(name):
+                if not member.isfile():
                     continue
-                if seekable:
+                if is_annotation(name):
+                    texts[name] = _contents(archive, member)
+                elif not is_image(name):
+                    continue
+                elif seekable:
                     sources[name] = (member.offset_data, member.size)
-                elif may_hold(stored_split(name), split):
-                    file = archive.extractfile(member)
-                    sources[name] = file.read() if file else None
+                # Where no folder says the split, a text file may.
+                elif (stored := stored_split(name)) is None or may_hold(stored, split):
+                    sources[name] = _contents(archive, member)
                 else:
                     sources[name] = None  # named only: its class counts
         # tarfile takes a cut between two members for the end; the end is two blocks of zeros.
@@ -65,15 +74,21 @@ def load_archive(
         raise invalid(
             "name_or_path", f"{path}, a damaged archive ({error})", "a whole tar archive"
         ) from error
-    chosen = layout(sources, split, str(path), classes)
+    chosen = layout(sources, read_annotations(texts), split, str(path), classes)
     images = encoded_images(
         [f"{path}:{name}" for name in chosen.paths],
         [sources[name] for name in chosen.paths],
         (lambda where: _read_at(path, *where)) if seekable else bytes,
-        size=size,
+        resizing=resizing,
         channels=channels,
     )
-    return Dataset(images, chosen.labels, chosen.classes, path.name.split(".")[0])
+    boxes = placed(chosen.boxes, images)
+    return Dataset(images, chosen.labels, chosen.classes, path.name.split(".")[0], boxes)
+
+
+def _contents(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    return file.read() if file else b""
 
 
 def _is_uncompressed(path: Path) -> bool:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int, Int32, UInt8
+from jaxtyping import Float, Float32, Int, Int32, UInt8
 
 from jc2i.checks import invalid
 from jc2i.data.encoded import EncodedImages, Index
@@ -23,12 +23,16 @@ class Dataset:
       labels: the class of each image, 0 to `len(classes) - 1`.
       classes: the names of the classes, in the order of the labels.
       name: what to call the data set in a report.
+      boxes: for each image, the boxes around the object that its label names, perhaps none: rows
+        of (top, left, bottom, right) as fractions of the image, 0 to 1 from its top left corner.
+        None for a data set without boxes.
     """
 
     images: UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w c"] | EncodedImages
     labels: Int32[np.ndarray, " n"]
     classes: tuple[str, ...]
     name: str
+    boxes: tuple[Float32[np.ndarray, "_ 4"], ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.labels):
@@ -42,6 +46,16 @@ class Dataset:
             raise invalid(
                 "labels", f"labels from {low} to {high}", f"0 to {len(self.classes) - 1} (classes)"
             )
+        if self.boxes is not None:
+            if len(self.boxes) != len(self.images):
+                got, images = len(self.boxes), len(self.images)
+                raise invalid("boxes", f"those of {got} images", f"those of {images} images")
+            every = np.concatenate(self.boxes)
+            # Written so that a NaN is refused too.
+            if not ((every >= 0) & (every <= 1)).all() or not (every[:, :2] <= every[:, 2:]).all():
+                raise invalid(
+                    "boxes", "one outside its image", "(top, left, bottom, right) in [0, 1]"
+                )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -71,4 +85,9 @@ class Dataset:
         positions = np.arange(len(self))[np.asarray(indices)]
         stored = self.images
         images = stored.take(positions) if isinstance(stored, EncodedImages) else stored[positions]
-        return dataclasses.replace(self, images=images, labels=self.labels[positions])
+        return dataclasses.replace(
+            self,
+            images=images,
+            labels=self.labels[positions],
+            boxes=None if self.boxes is None else tuple(self.boxes[i] for i in positions),
+        )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, cast
 
 import numpy as np
 
 from jc2i.data.dataset import Dataset
-from jc2i.data.pixels import resize
+from jc2i.data.pixels import Resizing
 from jc2i.data.splits import stored_splits
 
 TRAINING_IMAGES = 300
 
 
-def load_digits(split: str, *, size: tuple[int, int] | None = None) -> Dataset:
+def load_digits(split: str, *, resizing: Resizing) -> Dataset:
     """The 1,797 digits in their published order, upsampled; one channel, float in [0, 1].
 
     The order matters: the first 300 (the training images) are by the first few writers, later
@@ -22,7 +23,7 @@ def load_digits(split: str, *, size: tuple[int, int] | None = None) -> Dataset:
 
     Args:
       split: one of `SPLITS`; `"train"` is the first 300, `"test"` the others.
-      size: height and width in pixels, 16x16 if None (stored: 8x8), by bicubic interpolation.
+      resizing: how each image gets its size: 16x16 if it has none (stored: 8x8).
 
     Returns:
       The data set.
@@ -42,7 +43,7 @@ def load_digits(split: str, *, size: tuple[int, int] | None = None) -> Dataset:
     # Stored as counts of 0 to 16 in cells of 4x4 bits.
     images = (stored.images[index, :, :, None] / 16).astype(np.float32)
     return Dataset(
-        resize(images, size or (16, 16)),
+        dataclasses.replace(resizing, size=resizing.size or (16, 16)).arrays(images),
         stored.target[index].astype(np.int32),
         tuple(str(digit) for digit in stored.target_names),
         "digits",

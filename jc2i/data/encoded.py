@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from jc2i.checks import Array, invalid
-from jc2i.data.pixels import check_size, decode, stored_size
+from jc2i.data.pixels import Resizing, decode, stored_size
 
 Index = int | np.integer | slice | Sequence[int] | Array
 """One image, or several."""
@@ -26,20 +26,21 @@ class EncodedImages:
       names: what to call each image in a message.
       sources: where each image is, as `read` takes it.
       read: gives the file at a source.
-      size: height and width in pixels; an image of another size is resized (bicubic).
+      resizing: how each image gets its size, which is one for all.
       channels: 1 for grey, 3 for RGB.
     """
 
     names: Sequence[str]
     sources: Sequence[Any]
     read: Callable[[Any], bytes]
-    size: tuple[int, int]
+    resizing: Resizing
     channels: int
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Images, height, width, channels."""
-        return (len(self), *self.size, self.channels)
+        assert self.resizing.size is not None  # `encoded_images` found or was given one
+        return (len(self), *self.resizing.size, self.channels)
 
     @property
     def dtype(self) -> np.dtype:
@@ -55,13 +56,17 @@ class EncodedImages:
         flat = decoded.reshape(-1, *self.shape[1:])
         for image, position in enumerate(np.ravel(positions).tolist()):
             contents = self.read(self.sources[position])
-            flat[image] = decode(contents, self.names[position], self.channels, self.size)
+            flat[image] = decode(contents, self.names[position], self.channels, self.resizing)
         return decoded
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
             raise ValueError("copy: got False, takes True or None (the images are encoded)")
         return self[:].astype(dtype or self.dtype, copy=False)
+
+    def stored_size(self, index: int) -> tuple[int, int]:
+        """One image's height and width before it is resized, from the file's header."""
+        return stored_size(self.read(self.sources[index]), self.names[index])
 
     def take(self, indices: Int[np.ndarray, " m"]) -> EncodedImages:
         """The images at `indices`, still encoded."""
@@ -77,7 +82,7 @@ def encoded_images(
     sources: Sequence[Any],
     read: Callable[[Any], bytes],
     *,
-    size: tuple[int, int] | None,
+    resizing: Resizing,
     channels: int | None,
 ) -> EncodedImages:
     """`EncodedImages` whose size, where none is asked for, is the one all images have.
@@ -86,19 +91,20 @@ def encoded_images(
       names: what to call each image in a message; not empty.
       sources: where each image is, as `read` takes it.
       read: gives the file at a source.
-      size: height and width in pixels, or None to read every header for the common size.
+      resizing: how each image gets its size; without a size, every header is read for the one
+        that all have.
       channels: 1 for grey, 3 (or None) for RGB.
 
     Returns:
       The images.
 
     Raises:
-      ValueError: the images differ in size and `size` is None; a file is not an image; `size` or
+      ValueError: the images differ in size and no size is asked for; a file is not an image;
         `channels` is out of range.
     """
     if channels not in (None, 1, 3):
         raise invalid("channels", repr(channels), "1 (grey) or 3 (RGB)")
-    if size is None:
+    if resizing.size is None:
         size = stored_size(read(sources[0]), names[0])
         for name, source in zip(names[1:], sources[1:], strict=True):
             other = stored_size(read(source), name)
@@ -109,4 +115,5 @@ def encoded_images(
                     f"{name} is {other[0]}x{other[1]})",
                     "(height, width) in pixels to resize all images to",
                 )
-    return EncodedImages(names, sources, read, check_size(size), channels or 3)
+        resizing = dataclasses.replace(resizing, size=size)
+    return EncodedImages(names, sources, read, resizing, channels or 3)

@@ -1,4 +1,8 @@
-"""Image folders: `<root>/<split>/<class>/<image>` or `<root>/<class>/<image>`."""
+"""Image folders: `<root>/<split>/<class>/<image>` or `<root>/<class>/<image>`.
+
+Some published trees differ a little: Tiny ImageNet has `train/<class>/images/<image>` and
+`val/images/<image>`, CUB-200-2011 its splits in a text file. See `annotations`.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,11 @@ import numpy as np
 from jaxtyping import Int32
 
 from jc2i.checks import invalid
+from jc2i.data.annotations import Annotations, is_annotation, read_annotations
+from jc2i.data.boxes import NO_BOXES, DrawnBoxes, placed
 from jc2i.data.dataset import Dataset
 from jc2i.data.encoded import encoded_images
+from jc2i.data.pixels import Resizing
 from jc2i.data.splits import split_of, stored_splits
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -27,11 +34,13 @@ class Layout:
         on the file system or the archive.
       labels: the index of each image's class.
       classes: the classes of the whole tree, not only of the split: labels mean the same in all.
+      boxes: the boxes drawn on each image.
     """
 
     paths: list[PurePosixPath]
     labels: Int32[np.ndarray, " n"]
     classes: tuple[str, ...]
+    boxes: list[DrawnBoxes]
 
 
 def is_image(path: PurePosixPath) -> bool:
@@ -43,16 +52,27 @@ def is_image(path: PurePosixPath) -> bool:
 
 def stored_split(path: PurePosixPath) -> str | None:
     """The split that an image at `.../<split>/<class>/<image>` is in, or None."""
-    return split_of(path.parts[-3]) if len(path.parts) > 2 else None
+    return split_of(_class_folder(path).parent.name)
+
+
+def _class_folder(path: PurePosixPath) -> PurePosixPath:
+    """An image's folder, or the one above `images` in `<split>/<class>/images/<image>`."""
+    nested = path.parent.name == "images" and len(path.parts) > 3 and split_of(path.parts[-4])
+    return path.parent.parent if nested else path.parent
 
 
 def layout(
-    paths: Iterable[PurePosixPath], split: str, where: str, classes: Sequence[str] | None = None
+    paths: Iterable[PurePosixPath],
+    annotations: Annotations,
+    split: str,
+    where: str,
+    classes: Sequence[str] | None = None,
 ) -> Layout:
     """Choose a split's images from the paths of a tree.
 
     Args:
       paths: the paths of the tree's images.
+      annotations: what the tree's text files say of them.
       split: one of `SPLITS`.
       where: the tree, for messages.
       classes: names of the class folders in the order of the labels; sorted names if None.
@@ -65,13 +85,22 @@ def layout(
         one that is not in `classes`.
     """
     by_split: dict[str | None, list[PurePosixPath]] = {}
+    class_of: dict[PurePosixPath, str] = {}
     for path in paths:
-        by_split.setdefault(stored_split(path), []).append(path)
+        folder = _class_folder(path)
+        # Tiny ImageNet's test images have neither a class folder nor a line that names one.
+        unlabelled = (
+            annotations.classes and folder.name == "images" and split_of(folder.parent.name)
+        )
+        if path in annotations.classes or not unlabelled:
+            class_of[path] = annotations.classes.get(path, folder.name)
+            part = annotations.splits.get(path) or stored_split(path)
+            by_split.setdefault(part, []).append(path)
     if not by_split:
         raise invalid("name_or_path", f"{where}, which holds no image", _LAYOUT)
     if None in by_split and len(by_split) > 1:
         raise invalid("name_or_path", f"{where}, where {by_split[None][0]} is in no split", _LAYOUT)
-    found = sorted({path.parent.name for group in by_split.values() for path in group})
+    found = sorted(set(class_of.values()))
     if classes is None and len(found) < 2:
         raise invalid(
             "name_or_path",
@@ -85,15 +114,16 @@ def layout(
     label = {name: index for index, name in enumerate(classes)}
     stored = stored_splits(split, by_split, where)
     chosen = [path for name in stored for path in sorted(by_split[name])]
-    labels = np.array([label[path.parent.name] for path in chosen], np.int32)
-    return Layout(chosen, labels, classes)
+    labels = np.array([label[class_of[path]] for path in chosen], np.int32)
+    boxes = [annotations.boxes.get(path, NO_BOXES) for path in chosen]
+    return Layout(chosen, labels, classes, boxes)
 
 
 def load_folder(
     root: Path,
     split: str,
     *,
-    size: tuple[int, int] | None = None,
+    resizing: Resizing,
     channels: int | None = None,
     classes: Sequence[str] | None = None,
 ) -> Dataset:
@@ -102,7 +132,7 @@ def load_folder(
     Args:
       root: the folder.
       split: one of `SPLITS`; a folder without split folders has only `"all"` and its halves.
-      size: height and width in pixels to resize to, or None if all images have one size.
+      resizing: how each image gets its size.
       channels: 1 for grey, 3 (or None) for RGB.
       classes: names of the class folders in the order of the labels; sorted names if None.
 
@@ -110,16 +140,21 @@ def load_folder(
       The data set.
 
     Raises:
-      ValueError: see `layout` and `encoded_images`.
+      ValueError: see `layout`, `read_annotations` and `encoded_images`.
     """
-    listed = (
+    listed = [
         PurePosixPath(path.relative_to(root).as_posix())
-        for pattern in ("*/*", "*/*/*")
+        for pattern in ("*", "*/*", "*/*/*", "*/*/images/*")
         for path in root.glob(pattern)
+    ]
+    annotations = read_annotations(
+        {path: (root / path).read_bytes() for path in listed if is_annotation(path)}
     )
-    chosen = layout(filter(is_image, listed), split, str(root), classes)
+    within_depth = (path for path in listed if len(_class_folder(path).parts) <= 2)
+    chosen = layout(filter(is_image, within_depth), annotations, split, str(root), classes)
     files = [root / path for path in chosen.paths]
     images = encoded_images(
-        [str(file) for file in files], files, Path.read_bytes, size=size, channels=channels
+        [str(file) for file in files], files, Path.read_bytes, resizing=resizing, channels=channels
     )
-    return Dataset(images, chosen.labels, chosen.classes, root.resolve().name)
+    boxes = placed(chosen.boxes, images)
+    return Dataset(images, chosen.labels, chosen.classes, root.resolve().name, boxes)

@@ -14,6 +14,7 @@ from jc2i.data.dataset import Dataset
 from jc2i.data.digits import load_digits
 from jc2i.data.folder import load_folder
 from jc2i.data.npz import load_npz
+from jc2i.data.pixels import Resizing
 from jc2i.data.splits import HALVES, SPLITS, half
 
 
@@ -22,6 +23,8 @@ def load(
     split: str,
     *,
     size: tuple[int, int] | None = None,
+    crop_fraction: float | None = None,
+    interpolation: str = "bicubic",
     channels: int | None = None,
     classes: Sequence[str] | None = None,
     data_dir: str | os.PathLike[str] | None = None,
@@ -35,12 +38,19 @@ def load(
     Args:
       name_or_path: `"digits"`; a folder or .tar, .tar.gz, .tar.xz of images at
         `<split>/<class>/<image>` or `<class>/<image>`; a NumPy .npz file; a folder prepared by
-        TFDS as array_record, or the name of one in `data_dir` (`"cifar100"`, `"food101"`,
-        `"caltech_birds2011"`).
+        TFDS as array_record, or the name of one in `data_dir` (`"cifar10"`, `"cifar100"`,
+        `"food101"`, `"caltech_birds2011"`, `"eurosat"`, `"fashion_mnist"`, `"imagenet2012"`).
+        Folders and archives may be laid out as Tiny ImageNet or CUB-200-2011 are published, and
+        hold bounding boxes in a `boxes.csv` (see `annotations.read_annotations`).
       split: `"train"`, `"validation"`, `"test"`, `"all"` (every stored split), `"calibration"` or
         `"evaluation"`.
-      size: height and width in pixels to resize to (bicubic); None for the images' own, which
-        must then be the same for all.
+      size: height and width in pixels to resize to; None for the images' own, which must then be
+        the same for all.
+      crop_fraction: None squashes each image to `size`, whatever its aspect. A number in (0, 1]
+        keeps the aspect and gives the centre, as torchvision and timm do for evaluation: with
+        size (224, 224) and 0.875, the shorter side is resized to 256 and the middle 224x224 cut
+        out. Boxes follow.
+      interpolation: Pillow's filter, `"bicubic"` or `"bilinear"`.
       channels: 1 (grey) or 3 (RGB) for image files; None for RGB, or what TFDS declares. Arrays
         keep theirs.
       classes: for folders and archives, the class folders' names in the order of the labels (for
@@ -58,21 +68,22 @@ def load(
       ImportError: the source needs a package that is not installed.
     """
     one_of("split", split, SPLITS)
+    resizing = Resizing(size, crop_fraction, interpolation)
     path, name = Path(name_or_path), str(name_or_path)
     prepared = tfds.data_directory(data_dir)
     if name == "digits":
         _takes_none("digits", channels=channels, classes=classes)
-        dataset = load_digits(split, size=size)
+        dataset = load_digits(split, resizing=resizing)
     elif path.is_file() and path.suffix == ".npz":
         _takes_none("a .npz file", channels=channels, classes=classes)
-        dataset = load_npz(path, split, size=size)
+        dataset = load_npz(path, split, resizing=resizing)
     elif path.is_file() and (".tar" in path.suffixes or tarfile.is_tarfile(path)):
-        dataset = load_archive(path, split, size=size, channels=channels, classes=classes)
+        dataset = load_archive(path, split, resizing=resizing, channels=channels, classes=classes)
     elif path.is_dir() and not tfds.is_prepared(path):
-        dataset = load_folder(path, split, size=size, channels=channels, classes=classes)
+        dataset = load_folder(path, split, resizing=resizing, channels=channels, classes=classes)
     elif path.is_dir() or (path := tfds.find_prepared(name, prepared)):
         _takes_none("a TFDS data set", classes=classes)
-        dataset = tfds.load_prepared(path, split, size=size, channels=channels)
+        dataset = tfds.load_prepared(path, split, resizing=resizing, channels=channels)
     else:
         raise invalid(
             "name_or_path",

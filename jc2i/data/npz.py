@@ -11,13 +11,13 @@ import numpy as np
 
 from jc2i.checks import invalid
 from jc2i.data.dataset import Dataset
-from jc2i.data.pixels import resize
+from jc2i.data.pixels import Resizing
 from jc2i.data.splits import split_of, stored_splits
 
 _KEYS = "keys <split>_images and <split>_labels, x_<split> and y_<split>, or images and labels"
 
 
-def load_npz(path: Path, split: str, *, size: tuple[int, int] | None = None) -> Dataset:
+def load_npz(path: Path, split: str, *, resizing: Resizing) -> Dataset:
     """Arrays of images and labels; the split's images are held in memory. Pickles are refused.
 
     Args:
@@ -26,7 +26,7 @@ def load_npz(path: Path, split: str, *, size: tuple[int, int] | None = None) -> 
         1 or 3 channels, uint8 or float in [0, 1]; labels [n] or [n, 1], integers from 0. A key
         `classes` may hold the names of the classes, which are else their numbers.
       split: one of `SPLITS`; a file without splits has only `"all"` and its halves.
-      size: height and width in pixels to resize to (bicubic), or None for the stored size.
+      resizing: how each image gets its size.
 
     Returns:
       The data set.
@@ -37,14 +37,14 @@ def load_npz(path: Path, split: str, *, size: tuple[int, int] | None = None) -> 
     """
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return _read(file, path, split, size)
+            return _read(file, path, split, resizing)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise invalid(
             "name_or_path", f"{path}, not a whole file ({error})", "a NumPy .npz file"
         ) from error
 
 
-def _read(file: Any, path: Path, split: str, size: tuple[int, int] | None) -> Dataset:
+def _read(file: Any, path: Path, split: str, resizing: Resizing) -> Dataset:
     keys = {}
     for key in file.files:
         start, _, end = key.partition("_")
@@ -59,7 +59,8 @@ def _read(file: Any, path: Path, split: str, size: tuple[int, int] | None) -> Da
     chosen = stored_splits(split, keys, str(path))
     # Every split's labels count the classes: a split may lack some.
     labels = {name: _labels(_array(file, path, keys[name][1]), keys[name][1]) for name in keys}
-    images = [_images(_array(file, path, keys[name][0]), keys[name][0], size) for name in chosen]
+    images = [_images(_array(file, path, keys[name][0]), keys[name][0]) for name in chosen]
+    images = [resizing.arrays(each) for each in images]
     if "classes" in file.files:
         classes = tuple(str(name) for name in _array(file, path, "classes"))
     else:
@@ -82,7 +83,7 @@ def _array(file: Any, path: Path, key: str) -> np.ndarray:
         raise invalid(f"{path}[{key!r}]", f"no plain array ({error})", "an array") from error
 
 
-def _images(images: np.ndarray, key: str, size: tuple[int, int] | None) -> np.ndarray:
+def _images(images: np.ndarray, key: str) -> np.ndarray:
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[3] not in (1, 3):
@@ -95,7 +96,7 @@ def _images(images: np.ndarray, key: str, size: tuple[int, int] | None) -> np.nd
             raise invalid(
                 key, f"values from {images.min()} to {images.max()}", "float values in [0, 1]"
             )
-    return images if size is None else resize(images, size)
+    return images
 
 
 def _labels(labels: np.ndarray, key: str) -> np.ndarray:

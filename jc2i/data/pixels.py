@@ -1,7 +1,8 @@
-"""Pixels: decoding one image file, resizing arrays of images, float conversion."""
+"""Pixels: decoding one image file, resizing and cropping, float conversion."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from typing import Any
 
@@ -9,12 +10,110 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
-from jc2i.checks import invalid
+from jc2i.checks import invalid, one_of, require
 
 # What Pillow raises on damaged files: SyntaxError for a broken PNG, ValueError for odd headers.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 # Modes of 8 bits a channel. Others (16 bit, float) would be clipped by a conversion, unnoticed.
 _EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "La", "RGBa"}
+
+
+_INTERPOLATIONS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Resizing:
+    """How an image gets its size: called with it, gives the resized one; boxes follow by `boxes`.
+
+    The filters are Pillow's: pixel centres are at half-integers, and they widen when the image
+    shrinks (antialias). Bicubic is Keys' kernel with a = -1/2.
+
+    Attributes:
+      size: height and width in pixels, or None for the image's own.
+      crop_fraction: None resizes both sides to `size`, whatever the image's aspect. A number in
+        (0, 1] keeps the aspect, as torchvision and timm do for evaluation: the image is resized
+        until `size` is this fraction of it (for 224 and 0.875, until its shorter side is 256), and
+        the centre is cut out.
+      interpolation: `"bicubic"` or `"bilinear"`.
+    """
+
+    size: tuple[int, int] | None = None
+    crop_fraction: float | None = None
+    interpolation: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        one_of("interpolation", self.interpolation, tuple(_INTERPOLATIONS))
+        if self.size is not None:
+            object.__setattr__(self, "size", check_size(self.size))
+        if self.crop_fraction is not None:
+            within = 0 < self.crop_fraction <= 1
+            require(within, "crop_fraction", self.crop_fraction, "None, or a number in (0, 1]")
+            require(self.size is not None, "size", None, "(height, width), with a crop_fraction")
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        if self.size is None:
+            return image
+        (height, width), (top, left) = self._placement(self.size, (image.height, image.width))
+        if (image.height, image.width) != (height, width):
+            image = image.resize((width, height), _INTERPOLATIONS[self.interpolation])
+        if (height, width) == self.size:
+            return image
+        return image.crop((left, top, left + self.size[1], top + self.size[0]))
+
+    def arrays(
+        self, images: UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w c"]
+    ) -> UInt8[np.ndarray, "n height width c"] | Float[np.ndarray, "n height width c"]:
+        """Arrays of images, each resized; floats are clipped to [0, 1], as bicubic overshoots."""
+        stored = images.shape[1:3]
+        if self.size is None or self._placement(self.size, stored) == (stored, (0, 0)):
+            return images
+        dtype = np.uint8 if images.dtype == np.uint8 else np.float32
+        resized = np.empty((len(images), *self.size, images.shape[3]), dtype)
+        for index in np.ndindex(len(images), images.shape[3]):
+            image, channel = index
+            plane = Image.fromarray(images[image, :, :, channel].astype(dtype))
+            resized[image, :, :, channel] = np.asarray(self(plane))
+        return resized if dtype == np.uint8 else np.clip(resized, 0, 1)
+
+    def boxes(
+        self, boxes: Float32[np.ndarray, "boxes 4"], stored: tuple[int, int]
+    ) -> Float32[np.ndarray, "boxes_left 4"]:
+        """Where boxes drawn on the stored image lie in the resized one.
+
+        Args:
+          boxes: (top, left, bottom, right) as fractions of the stored image.
+          stored: the stored image's height and width in pixels.
+
+        Returns:
+          The boxes as fractions of the resized image, cut at its border; those of which nothing is
+          left are gone.
+        """
+        if self.size is not None:
+            (height, width), (top, left) = self._placement(self.size, stored)
+            pixels = boxes * (height, width, height, width) - (top, left, top, left)
+            boxes = pixels / (*self.size, *self.size)
+        boxes = np.clip(boxes, 0, 1).astype(np.float32)
+        return boxes[(boxes[:, :2] < boxes[:, 2:]).all(1)]
+
+    def _placement(
+        self, size: tuple[int, int], stored: tuple[int, ...]
+    ) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The size an image is resized to, and where in it the part that is kept begins."""
+        if self.crop_fraction is None:
+            return size, (0, 0)
+        tall, wide = (int(side / self.crop_fraction) for side in size)
+        # One side exactly, the other rounded down: torchvision's rule, and its rounding below.
+        if tall * stored[1] >= wide * stored[0]:
+            wide = tall * stored[1] // stored[0]
+        else:
+            tall = wide * stored[0] // stored[1]
+        return (tall, wide), (round((tall - size[0]) / 2), round((wide - size[1]) / 2))
+
+
+_AS_STORED = Resizing()
 
 
 def as_float(
@@ -40,35 +139,29 @@ def as_float(
 
 
 def resize(
-    images: UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w c"], size: tuple[int, int]
+    images: UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w c"],
+    size: tuple[int, int],
+    *,
+    crop_fraction: float | None = None,
+    interpolation: str = "bicubic",
 ) -> UInt8[np.ndarray, "n height width c"] | Float32[np.ndarray, "n height width c"]:
-    """Images at another size, by Pillow's bicubic filter (Keys' kernel with a = -1/2).
-
-    Pixel centres are at half-integers, and the filter widens when the image shrinks (antialias).
-    The aspect ratio is not kept. Float images are clipped to [0, 1], as bicubic overshoots.
+    """Images at another size, by Pillow's filters.
 
     Args:
       images: uint8 in 0..255 or float in [0, 1].
       size: height and width in pixels.
+      crop_fraction: None squashes the image to `size`; a number in (0, 1] keeps its aspect and its
+        centre (see `load`).
+      interpolation: `"bicubic"` or `"bilinear"`.
 
     Returns:
       The images at the new size, uint8 or float32.
 
     Raises:
-      ValueError: `size` is not two positive integers.
+      ValueError: an option is out of range.
     """
-    height, width = check_size(size)
-    if images.shape[1:3] == (height, width):
-        return images if images.dtype == np.uint8 else images.astype(np.float32)
-    dtype = np.uint8 if images.dtype == np.uint8 else np.float32
-    resized = np.empty((len(images), height, width, images.shape[3]), dtype)
-    for index in np.ndindex(len(images), images.shape[3]):
-        image, channel = index
-        plane = Image.fromarray(images[image, :, :, channel].astype(dtype))
-        resized[image, :, :, channel] = np.asarray(
-            plane.resize((width, height), Image.Resampling.BICUBIC)
-        )
-    return resized if dtype == np.uint8 else np.clip(resized, 0, 1)
+    resized = Resizing(check_size(size), crop_fraction, interpolation).arrays(images)
+    return resized if resized.dtype == np.uint8 else resized.astype(np.float32)
 
 
 def check_size(size: Any) -> tuple[int, int]:
@@ -93,7 +186,7 @@ def check_size(size: Any) -> tuple[int, int]:
 
 
 def decode(
-    contents: bytes, name: str, channels: int, size: tuple[int, int] | None = None
+    contents: bytes, name: str, channels: int, resizing: Resizing = _AS_STORED
 ) -> UInt8[np.ndarray, "height width channels"]:
     """One image file's pixels.
 
@@ -101,7 +194,7 @@ def decode(
       contents: the file, in any format that Pillow reads with 8 bits a channel.
       name: what to call the file in a message.
       channels: 1 for grey, 3 for RGB.
-      size: height and width in pixels to resize to (bicubic), or the image's own.
+      resizing: how the image gets its size; as stored by default.
 
     Returns:
       The pixels, 0..255.
@@ -118,8 +211,7 @@ def decode(
         raise invalid(name, "a file that is not an image", "an image file") from None
     except _DAMAGED as error:
         raise invalid(name, f"a damaged image ({error})", "a whole image file") from error
-    if size is not None and (pixels.height, pixels.width) != size:
-        pixels = pixels.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    pixels = resizing(pixels)
     return np.asarray(pixels).reshape(pixels.height, pixels.width, channels)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from jc2i.checks import invalid
+from jc2i.data.boxes import DrawnBoxes, placed
 from jc2i.data.dataset import Dataset
 from jc2i.data.encoded import encoded_images
+from jc2i.data.pixels import Resizing
 from jc2i.data.splits import split_of, stored_splits
 
 _DESCRIPTION = "dataset_info.json"
@@ -37,13 +40,22 @@ def find_prepared(name: str, data_dir: Path) -> Path | None:
     """The newest prepared version of a data set.
 
     Args:
-      name: the data set's TFDS name, with its configuration after a slash where it has several.
-      data_dir: the folder that holds `<name>/<version>`.
+      name: the data set's TFDS name, with its configuration after a slash (`"eurosat/rgb"`) where
+        several are prepared.
+      data_dir: the folder that holds `<name>/<version>` or `<name>/<configuration>/<version>`.
 
     Returns:
       The version's folder, or None if there is none.
+
+    Raises:
+      ValueError: several configurations are prepared, and `name` does not say which.
     """
     versions = [found for found in (data_dir / name).glob("*") if is_prepared(found)]
+    if not versions:
+        versions = [found for found in (data_dir / name).glob("*/*") if is_prepared(found)]
+        configurations = sorted({f"{name}/{found.parent.name}" for found in versions})
+        if len(configurations) > 1:
+            raise invalid("name_or_path", repr(name), " or ".join(map(repr, configurations)))
     return max(versions, key=_version, default=None)
 
 
@@ -56,17 +68,18 @@ def load_prepared(
     directory: Path,
     split: str,
     *,
-    size: tuple[int, int] | None = None,
+    resizing: Resizing,
     channels: int | None = None,
 ) -> Dataset:
     """A prepared image-classification data set, decoded when indexed.
 
-    Labels are read now, in one pass over the split's records.
+    Labels and boxes are read now, in one pass over the split's records. A split without labels,
+    such as ImageNet's test images (which TFDS labels -1), is left out.
 
     Args:
       directory: the folder of one version, as array_record files.
       split: one of `SPLITS`.
-      size: height and width in pixels to resize to, or None if all images have one size.
+      resizing: how each image gets its size.
       channels: 1 for grey, 3 for RGB, or None for what the data set declares.
 
     Returns:
@@ -98,14 +111,20 @@ def load_prepared(
             "an Image and a ClassLabel",
         )
 
-    available = {split_of(name): name for name in builder.info.splits if split_of(name)}
-    chosen = "+".join(available[name] for name in stored_splits(split, available, str(directory)))
     # Every image stays encoded, also those not asked for, such as a mask.
     decoders = {
         key: tfds.decode.SkipDecoding()
         for key, feature in features.items()
         if isinstance(feature, tfds.features.Image)
     }
+    available = {
+        split_of(name): name
+        for name, info in builder.info.splits.items()
+        if split_of(name)
+        and info.num_examples
+        and builder.as_data_source(name, decoders=decoders)[0][label_key] >= 0
+    }
+    chosen = "+".join(available[name] for name in stored_splits(split, available, str(directory)))
     source = builder.as_data_source(chosen, decoders=decoders)
     height, width, declared_channels = image.shape
     declared_size = (height, width) if height and width else None
@@ -113,11 +132,25 @@ def load_prepared(
         [f"{directory}:{chosen}[{index}]" for index in range(len(source))],
         range(len(source)),
         lambda index: source[index][image_key],
-        size=size or declared_size,
+        resizing=dataclasses.replace(resizing, size=resizing.size or declared_size),
         channels=channels or declared_channels,
     )
-    labels = np.array([record[label_key] for record in source], np.int32)
-    return Dataset(images, labels, tuple(features[label_key].names), builder.name)
+    # One box an image, or a sequence of them.
+    box_key = next(
+        (
+            key
+            for key, feature in features.items()
+            if isinstance(getattr(feature, "feature", feature), tfds.features.BBoxFeature)
+        ),
+        None,
+    )
+    labels, boxes = [], []
+    for record in source:
+        labels.append(record[label_key])
+        if box_key:
+            boxes.append(DrawnBoxes(np.reshape(record[box_key], (-1, 4)).tolist(), (1.0, 1.0)))
+    classes = tuple(features[label_key].names)
+    return Dataset(images, np.array(labels, np.int32), classes, builder.name, placed(boxes, images))
 
 
 def _builder(directory: Path) -> Any:

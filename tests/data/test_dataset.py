@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 from jc2i import data
 from jc2i.data.encoded import encoded_images
+from jc2i.data.pixels import Resizing
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 4, 3, 3), np.uint8)
 LABELS = np.array([0, 1, 2, 0, 1], np.int32)
@@ -21,7 +23,9 @@ def png(pixels: np.ndarray) -> bytes:
 
 def as_files(size: tuple[int, int] | None = None) -> data.EncodedImages:
     files = [png(image) for image in PIXELS]
-    return encoded_images([f"{i}.png" for i in range(5)], files, bytes, size=size, channels=None)
+    return encoded_images(
+        [f"{i}.png" for i in range(5)], files, bytes, resizing=Resizing(size), channels=None
+    )
 
 
 def dataset(images) -> data.Dataset:
@@ -51,6 +55,26 @@ def test_subset_and_iteration(images):
         dataset(images)[5]
 
 
+def test_boxes_follow_their_images():
+    boxes = tuple(np.full((i, 4), i / 5, np.float32) for i in range(5))
+    subset = dataclasses.replace(dataset(PIXELS), boxes=boxes).subset([3, 0, 1])
+    assert subset.boxes is not None
+    assert [len(each) for each in subset.boxes] == [3, 0, 1]
+    np.testing.assert_array_equal(subset.boxes[2], boxes[1])
+    assert dataset(PIXELS).subset([0]).boxes is None
+
+
+@pytest.mark.parametrize(
+    "box", [(0, 0, 1.1, 1), (-0.1, 0, 1, 1), (0.5, 0, 0.4, 1), (0, 0, np.nan, 1)]
+)
+def test_boxes_outside_their_images_are_refused(box):
+    boxes = (np.array([box], np.float32), *[np.zeros((0, 4), np.float32)] * 4)
+    with pytest.raises(ValueError, match=r"boxes: got one outside its image, takes \(top, left,"):
+        dataclasses.replace(dataset(PIXELS), boxes=boxes)
+    with pytest.raises(ValueError, match="boxes: got those of 4 images, takes those of 5 images"):
+        dataclasses.replace(dataset(PIXELS), boxes=boxes[1:])
+
+
 def test_files_look_like_the_array_they_decode_to():
     files = as_files()
     assert (files.shape, files.dtype, len(files)) == (PIXELS.shape, PIXELS.dtype, 5)
@@ -65,7 +89,7 @@ def test_only_what_is_indexed_is_decoded():
         ["0", "1", "2"],
         [0, 1, 2],
         lambda i: read.append(i) or png(PIXELS[i]),
-        size=(4, 3),
+        resizing=Resizing((4, 3)),
         channels=3,
     )
     images.take(np.array([2, 1]))[0]
@@ -75,17 +99,18 @@ def test_only_what_is_indexed_is_decoded():
 def test_images_of_different_sizes_need_a_size():
     files = [png(PIXELS[0]), png(PIXELS[1][:2])]
     with pytest.raises(ValueError) as refusal:
-        encoded_images(["a.png", "b.png"], files, bytes, size=None, channels=None)
+        encoded_images(["a.png", "b.png"], files, bytes, resizing=Resizing(), channels=None)
     assert str(refusal.value) == (
         "size: got None, and images of different sizes (a.png is 4x3, b.png is 2x3), "
         "takes (height, width) in pixels to resize all images to"
     )
-    assert encoded_images(["a", "b"], files, bytes, size=(3, 3), channels=1).shape == (2, 3, 3, 1)
+    resized = encoded_images(["a", "b"], files, bytes, resizing=Resizing((3, 3)), channels=1)
+    assert resized.shape == (2, 3, 3, 1)
 
 
 def test_channels_out_of_range_are_refused():
     with pytest.raises(ValueError, match=r"channels: got 4, takes 1 \(grey\) or 3 \(RGB\)"):
-        encoded_images(["a"], [png(PIXELS[0])], bytes, size=None, channels=4)
+        encoded_images(["a"], [png(PIXELS[0])], bytes, resizing=Resizing(), channels=4)
 
 
 @pytest.mark.parametrize(
@@ -100,5 +125,6 @@ def test_channels_out_of_range_are_refused():
 def test_labels_that_do_not_fit_are_refused(images, labels, message):
     with pytest.raises(ValueError, match=message):
         # Files, so that the refusal is the data set's own and not that of the shape checker.
-        files = encoded_images(["x"] * len(images), list(images), png, size=(4, 3), channels=None)
+        names, resizing = ["x"] * len(images), Resizing((4, 3))
+        files = encoded_images(names, list(images), png, resizing=resizing, channels=None)
         data.Dataset(files, labels, ("a", "b", "c"), "tiny")

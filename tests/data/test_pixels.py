@@ -5,10 +5,12 @@ import io
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
 from jc2i import data
-from jc2i.data.pixels import check_size, decode, stored_size
+from jc2i.data.pixels import Resizing, check_size, decode, stored_size
 
 
 def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
@@ -47,13 +49,93 @@ def test_resize_of_bytes_equals_that_of_the_image():
     resized = data.resize(images, (5, 11))
     assert resized.dtype == np.uint8
     for image, small in zip(images, resized, strict=True):
-        np.testing.assert_array_equal(small, decode(encoded(image), "x", 3, (5, 11)))
+        np.testing.assert_array_equal(small, decode(encoded(image), "x", 3, Resizing((5, 11))))
 
 
 @pytest.mark.parametrize("size", [(0, 4), (4,), 4, (4.5, 4), "ab"])
 def test_resize_refuses_a_size_that_is_none(size):
     with pytest.raises(ValueError, match=r"size: got .*, takes \(height, width\) in pixels"):
         check_size(size)
+
+
+def ramp(height: int, width: int) -> np.ndarray:
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows / height, columns / width, (rows + columns) / (height + width)], -1)
+
+
+@pytest.mark.parametrize("stored", [(60, 80), (80, 60), (64, 64), (20, 30)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_crop_keeps_the_aspect_and_the_centre(stored, interpolation):
+    images = np.float32(ramp(*stored))[None]
+    cropped = data.resize(images, (28, 28), crop_fraction=0.875, interpolation=interpolation)
+    # Pillow's own: the centre cut out first, then resized; the same but for whole pixels.
+    planes = [
+        ImageOps.fit(Image.fromarray(images[0, ..., channel]), (28, 28), bleed=0.0625)
+        for channel in range(3)
+    ]
+    assert cropped.shape == (1, 28, 28, 3)
+    np.testing.assert_allclose(cropped[0], np.stack(planes, -1), atol=1.5 / min(stored))
+
+
+def test_crop_is_torchvisions():
+    # 500x375 -> shorter side 256: 256 and int(256 * 500 / 375) = 341 -> 224 from the middle, at
+    # round(16.0) and round(58.5) = 58.
+    image = Image.fromarray(noise(375, 500, 3))
+    expected = image.resize((341, 256), Image.Resampling.BILINEAR).crop((58, 16, 282, 240))
+    resizing = Resizing((224, 224), 0.875, "bilinear")
+    np.testing.assert_array_equal(
+        decode(encoded(np.asarray(image)), "x", 3, resizing), np.asarray(expected)
+    )
+    assert resizing.boxes(np.float32([[0, 0, 1, 1]]), (375, 500)).tolist() == [[0, 0, 1, 1]]
+
+
+def test_interpolation_is_the_one_asked_for():
+    images = np.random.default_rng(0).random((1, 8, 8, 1), np.float32)
+    np.testing.assert_allclose(
+        data.resize(images, (16, 12), interpolation="bilinear"),
+        jax.image.resize(images, (1, 16, 12, 1), "linear"),
+        atol=2e-6,
+        rtol=0,
+    )
+
+
+@given(
+    st.tuples(st.integers(20, 60), st.integers(20, 60)),
+    st.sampled_from([(40, 40), (30, 50)]),
+    st.sampled_from([None, 0.7, 1.0]),
+    st.tuples(*[st.integers(0, 9)] * 2, *[st.integers(10, 20)] * 2),
+)
+def test_boxes_lie_where_the_pixels_went(stored, size, crop_fraction, box):
+    top, left, bottom, right = box
+    image = np.zeros((1, *stored, 1), np.float32)
+    image[:, top:bottom, left:right] = 1
+    resized = data.resize(image, size, crop_fraction=crop_fraction, interpolation="bilinear")
+    seen = resized[0, ..., 0]
+    placed = Resizing(size, crop_fraction).boxes(
+        np.float32([box]) / np.tile(np.float32(stored), 2), stored
+    )
+    assert placed.dtype == np.float32
+    if not len(placed):
+        assert (seen < 0.5).mean() > 0.99
+        return
+    rows, columns = np.nonzero(seen >= 0.5)
+    if len(rows):
+        edges = np.array([rows.min(), columns.min(), rows.max() + 1, columns.max() + 1])
+        np.testing.assert_allclose(placed[0] * np.tile(size, 2), edges, atol=1.51)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crop_fraction": 0.0}, r"crop_fraction: got 0.0, takes None, or a number in \(0, 1\]"),
+        ({"crop_fraction": 1.2}, r"crop_fraction: got 1.2, takes None, or a number in \(0, 1\]"),
+        ({"crop_fraction": 0.5, "size": None}, r"size: got None, takes \(height, width\), with a"),
+        ({"interpolation": "cubic"}, "interpolation: got 'cubic', takes 'bicubic' or 'bilinear'"),
+    ],
+)
+def test_resizing_out_of_range_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        data.load("digits", "train", **{"size": (8, 8), **options})
 
 
 def test_decode_gives_the_pixels_and_the_channels_asked_for():
