@@ -4,6 +4,7 @@ logits, probabilities   what is explained: a model composed with a calibrator
 normalize               min-max of a saliency map
 calibrators             make confidence mean accuracy
 explainers              saliency maps
+taps                    named activations inside a model, read or replaced
 metrics                 of calibration and of explanations
 models, data            networks and images to try them on
 parallel                over devices, hosts and data sets
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jc2i import calibrators, explainers, metrics, parallel, removal
+from jc2i import calibrators, explainers, metrics, parallel, removal, taps
 from jc2i.normalization import is_constant, normalize
 from jc2i.scores import logits, probabilities
 
@@ -36,6 +37,7 @@ __all__ = [
     "plots",
     "probabilities",
     "removal",
+    "taps",
 ]
 
 

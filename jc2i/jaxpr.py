@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
-from jaxtyping import Array
+
+from jc2i.checks import Array
 
 Rule = Callable[..., Sequence[Array]]
 """A rule takes the equation's parameters and its inputs, and returns its outputs."""
@@ -26,6 +27,9 @@ CALLS = {
     "remat2": "jaxpr",
 }
 """Primitives that only call an inner jaxpr, with the parameter that holds it."""
+
+REMATERIALIZED = ("checkpoint", "remat2")
+"""Those of them whose values a gradient computes anew."""
 
 
 def trace(function: Callable, *arguments: Any) -> tuple[jex.ClosedJaxpr, Any]:
@@ -77,19 +81,21 @@ def _evaluate_equation(
 def _evaluate_call(
     name: str, parameters: dict[str, Any], rules: Mapping[str, Rule], inputs: list[Any]
 ) -> Sequence[Any]:
-    inner = parameters[CALLS[name]]
-    constants = ()
-    if isinstance(inner, jex.ClosedJaxpr):
-        inner, constants = inner.jaxpr, inner.consts
-
-    def call(*arguments: Any) -> list[Any]:
-        return evaluate(inner, constants, rules, *arguments)
-
-    if name in ("checkpoint", "remat2"):
+    call = body(name, parameters, rules)
+    if name in REMATERIALIZED:
         call = jax.checkpoint(
             call, prevent_cse=parameters["prevent_cse"], policy=parameters["policy"]
         )
     return call(*inputs)
+
+
+def body(name: str, parameters: Mapping[str, Any], rules: Mapping[str, Rule]) -> Callable:
+    """What a call of `CALLS` computes, with some primitives replaced: inputs -> outputs."""
+    inner = parameters[CALLS[name]]
+    constants = ()
+    if isinstance(inner, jex.ClosedJaxpr):
+        inner, constants = inner.jaxpr, inner.consts
+    return lambda *arguments: evaluate(inner, constants, rules, *arguments)
 
 
 def fast_gradients(model: Callable) -> Callable:

@@ -17,6 +17,7 @@ import jax.numpy as jnp  # noqa: E402
 import jaxtyping  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from jax.ad_checkpoint import checkpoint_name  # noqa: E402
 
 # Every jaxtyping annotation of the package is enforced by beartype, in tests only.
 jaxtyping.install_import_hook("jc2i", "beartype.beartype")
@@ -59,6 +60,7 @@ class ConvNet:
                 values, weights["kernel" + layer], (stride,) * 2, padding, dimension_numbers=layout
             )
             values = activation(values + weights["bias" + layer])
+            values = checkpoint_name(values, f"layer{layer}")
         return values.mean(axis=(1, 2)) @ weights["dense"] + weights["bias3"]
 
 

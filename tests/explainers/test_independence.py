@@ -29,6 +29,8 @@ CASES = {
         explainers.meaningful_perturbation,
         {"steps": 10, "mask_size": 4, "area_weight": 0.01, "tv_weight": 0.01},
     ),
+    "grad_cam": (explainers.grad_cam, {"layer": "layer2"}),
+    "hires_cam": (explainers.hires_cam, {"layer": "layer1"}),
     "random_map": (explainers.random_map, {}),
 }
 # Those that evaluate several variants of each image at once, if they may.

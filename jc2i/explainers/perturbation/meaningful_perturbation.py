@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jc2i import checks, removal, scores
 from jc2i.boundary import public
-from jc2i.explainers.perturbation import upsampling
+from jc2i.explainers import upsampling
 from jc2i.jaxpr import fast_gradients
 
 
@@ -80,14 +80,12 @@ def meaningful_perturbation(
     checks.require(tv_power >= 1, "tv_power", tv_power, "a number of at least 1")
     batch, height, width, _ = images.shape
     rows, columns = mask_shape(mask_size, height, width)
-    up_rows = jnp.asarray(upsampling.matrix(rows, height, "linear"), images.dtype)
-    up_columns = jnp.asarray(upsampling.matrix(columns, width, "linear"), images.dtype)
     fill = removal.fill(images, baseline)
     model = fast_gradients(model)
     reduce = functools.partial(jnp.mean if reduction == "mean" else jnp.sum, axis=(1, 2))
 
     def upsample(mask: Array) -> Array:
-        return jnp.einsum("hr,brc,wc->bhw", up_rows, mask, up_columns, precision="highest")
+        return upsampling.bilinear(mask, height, width)
 
     def variation(steps: Array) -> Array:
         # Not jnp.abs: its gradient at 0 is 1, which would push a flat mask to one side.

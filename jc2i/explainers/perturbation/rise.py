@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jc2i import checks, removal, scores, streaming
 from jc2i.boundary import public
-from jc2i.explainers.perturbation import upsampling
+from jc2i.explainers import upsampling
 
 SETTLING_MASKS = 256
 """Masks between two looks at whether a map has settled: fixed, so that no run differs by it."""

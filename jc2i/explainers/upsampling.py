@@ -1,11 +1,13 @@
-"""Upsampling of coarse masks as a matrix product."""
+"""Upsampling of coarse masks and maps as a matrix product."""
 
 from __future__ import annotations
 
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 
 @functools.cache
@@ -27,3 +29,24 @@ def matrix(cells: int, length: int, method: str) -> np.ndarray:
     resize = jax.jit(jax.image.resize, static_argnums=(1, 2))
     with jax.ensure_compile_time_eval():
         return np.asarray(resize(np.eye(cells, dtype=np.float32), (length, cells), method))
+
+
+def bilinear(
+    maps: Float[Array, "batch rows columns"], height: int, width: int
+) -> Float[Array, "batch height width"]:
+    """Coarse masks or maps at an image's size: bilinear, pixel centres at half-integers.
+
+    The same as PyTorch's `interpolate(..., align_corners=False)` and OpenCV's linear `resize`
+    where the map grows.
+
+    Args:
+      maps: masks or maps, at most as large as the result.
+      height: rows of the result.
+      width: columns of the result.
+
+    Returns:
+      The upsampled maps.
+    """
+    rows = jnp.asarray(matrix(maps.shape[1], height, "linear"), maps.dtype)
+    columns = jnp.asarray(matrix(maps.shape[2], width, "linear"), maps.dtype)
+    return jnp.einsum("hr,brc,wc->bhw", rows, maps, columns, precision="highest")

@@ -1,0 +1,51 @@
+"""HiRes-CAM: activations times their gradients, cell by cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jaxtyping import Array, Float, Int, Key
+
+from jc2i.boundary import public
+from jc2i.explainers.cam.layers import activation_and_gradient, finish
+
+
+@public
+def hires_cam(
+    model: Callable,
+    images: Float[Array, "batch height width channel"],
+    targets: Int[Array, " batch"],
+    *,
+    key: Key[Array, "*batch"] | None = None,
+    layer: str | None = None,
+    relu: bool = False,
+    resize: bool = True,
+    batch_size: int | None = None,
+) -> Float[Array, "batch tall wide"]:
+    """HiRes-CAM: the activations of a layer times their gradients, cell by cell.
+
+    S(x) = sum over features k of dF(x)_c / dA_k * A_k (Draelos and Carin 2020, equation (6)): no
+    mean over cells, so that a cell matters only if the score uses that very cell. On a model that
+    ends in one dense layer, pooling before it or not, the map sums to the logit minus its bias.
+    Cost: 1 forward evaluation, and 1 gradient of the part of the model behind the layer.
+
+    Args:
+      model: callable pytree, images -> scores[batch, classes], with a named activation.
+      images: images, in [0, 1] unless the model says otherwise.
+      targets: class whose score is explained, one an image.
+      key: not used: the method is deterministic.
+      layer: name of an activation [batch, rows, columns, features] (`jc2i.taps.names`); None for
+        the last that lies on a grid over the image.
+      relu: whether the map's negative part is cut off.
+      resize: whether the map is upsampled to the image's size (bilinear), or stays the layer's.
+      batch_size: most model evaluations in flight; None for the whole batch at once.
+
+    Returns:
+      Raw saliency maps, of the image's size or, with `resize=False`, the layer's.
+
+    Raises:
+      ValueError: for bad input, naming the argument; for an unknown layer, listing those there are.
+    """
+    del key, batch_size
+    activation, gradient = activation_and_gradient(model, images, targets, layer)
+    return finish((activation * gradient).sum(axis=-1), images, relu, resize)
