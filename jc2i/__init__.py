@@ -6,6 +6,7 @@ calibrators             make confidence mean accuracy
 explainers              saliency maps
 taps                    named activations inside a model, read or replaced
 metrics                 of calibration and of explanations
+statistics              means and paired differences with their intervals
 models, data            networks and images to try them on
 parallel                over devices, hosts and data sets
 plots                   figures
@@ -20,7 +21,7 @@ from jc2i.normalization import is_constant, normalize
 from jc2i.scores import logits, probabilities
 
 if TYPE_CHECKING:
-    from jc2i import data, models, plots
+    from jc2i import data, models, plots, statistics
 
 __version__ = "0.1.0"
 
@@ -37,13 +38,14 @@ __all__ = [
     "plots",
     "probabilities",
     "removal",
+    "statistics",
     "taps",
 ]
 
 
 def __getattr__(name: str) -> object:
-    # Flax, Pillow and matplotlib are loaded when first used.
-    if name in ("data", "models", "plots"):
+    # Flax, Pillow, matplotlib and SciPy are loaded when first used.
+    if name in ("data", "models", "plots", "statistics"):
         import importlib
 
         return importlib.import_module(f"jc2i.{name}")

@@ -157,6 +157,25 @@ def map_batches(
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
+def digest(*values: Any) -> str:
+    """A short name for what a computation depends on, for the `tag` of `map_batches`.
+
+    Args:
+      *values: words, numbers, and pytrees of arrays (of a model or calibrator, the weights).
+
+    Returns:
+      Twelve hexadecimal digits of a SHA-256.
+    """
+    sha = hashlib.sha256()
+    for value in values:
+        for leaf in jax.tree.leaves(value) if not isinstance(value, str) else [value]:
+            if isinstance(leaf, jax.Array | np.ndarray):
+                _add(sha, leaf)
+            else:
+                sha.update(json.dumps(leaf, default=str).encode())
+    return sha.hexdigest()[:12]
+
+
 def _indexing(dataset: Any) -> tuple[Callable[[np.ndarray], tuple], int]:
     if isinstance(dataset, tuple | list):
         lengths = {len(array) for array in dataset}
@@ -189,12 +208,16 @@ def _fingerprint(
     sample = np.unique(np.linspace(0, length - 1, SAMPLED).astype(int))
     leaves = jax.tree.leaves(dataset if in_memory else fetch(sample))
     for array in leaves if key is None else [*leaves, key]:
-        if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
-            array = jax.random.key_data(array)
-        array = np.ascontiguousarray(array)
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.tobytes())
+        _add(digest, array)
     return digest.hexdigest()
+
+
+def _add(digest: Any, array: Any) -> None:
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        array = jax.random.key_data(array)
+    array = np.ascontiguousarray(array)
+    digest.update(f"{array.dtype}{array.shape}".encode())
+    digest.update(array.tobytes())
 
 
 def _finished(store: _Store | None, starts: Sequence[int], mesh: Mesh | None) -> set[int]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.c2i.measurements import SWEPT, Measurements
 from experiments.c2i.study import BASE
-from experiments.common.statistics import Interval, paired_difference
+from jc2i.statistics import Interval, paired_difference
 
 
 def claims(measured: Measurements) -> list[dict[str, Any]]:

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.c2i.study import BASE, FORWARD_ONLY, Study, Subject, digest
+from experiments.c2i.study import BASE, FORWARD_ONLY, Study, Subject
 from jc2i import calibrators, explainers, metrics, normalize, probabilities
-from jc2i.parallel import map_batches
+from jc2i.parallel import digest, map_batches
 
 RANDOM = "random"
 SWEPT = "meaningful_perturbation"

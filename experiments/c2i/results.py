@@ -10,14 +10,14 @@ import numpy as np
 
 from experiments.c2i.measurements import RANDOM, SWEPT, Measurements
 from experiments.c2i.study import BASE
-from experiments.common.statistics import (
+from jc2i import calibrators, metrics, normalize, plots
+from jc2i.statistics import (
     Interval,
     mean_interval,
     paired_difference,
     ratio_interval,
     statistic_interval,
 )
-from jc2i import calibrators, metrics, normalize, plots
 
 RESAMPLES_ECE = 200
 """Bootstrap resamples of calibration errors, each of which is estimated anew."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +13,7 @@ import numpy as np
 
 import jc2i
 from jc2i import calibrators, checks
-from jc2i.parallel import map_batches
+from jc2i.parallel import digest, map_batches
 
 Method = Literal[
     "sensitivity",
@@ -133,22 +131,6 @@ class Study:
     def versions(self) -> tuple[str, ...]:
         """The base model and its calibrations."""
         return (BASE, *self.calibrations)
-
-
-def digest(*values: Any) -> str:
-    """A short name for what a computation depends on: JSON values and arrays."""
-    sha = hashlib.sha256()
-    for value in values:
-        for leaf in jax.tree.leaves(value) if not isinstance(value, str) else [value]:
-            if isinstance(leaf, jax.Array | np.ndarray):
-                if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                    leaf = jax.random.key_data(leaf)
-                array = np.ascontiguousarray(leaf)
-                sha.update(f"{array.dtype}{array.shape}".encode())
-                sha.update(array.tobytes())
-            else:
-                sha.update(json.dumps(leaf, default=str).encode())
-    return sha.hexdigest()[:12]
 
 
 class Subject:

@@ -25,7 +25,7 @@ from experiments.common.report import (
     write_json,
     write_report,
 )
-from experiments.common.statistics import mean_interval
+from jc2i.statistics import mean_interval
 
 ROWS = [
     {"method": "RISE", "ssim": 0.51234, "ssim_low": 0.4, "ssim_high": 0.6, "images": 64},

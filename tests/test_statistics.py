@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.common.statistics import (
+from jc2i.statistics import (
     Interval,
     mean_interval,
     paired_difference,
