@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 from jaxtyping import Int32
@@ -43,11 +43,21 @@ class Layout:
     boxes: list[DrawnBoxes]
 
 
+def is_image_name(path: PurePath) -> bool:
+    """Whether a path is named like an image; hidden files are not.
+
+    Args:
+      path: any path.
+
+    Returns:
+      Whether its suffix is one of an image format.
+    """
+    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+
+
 def is_image(path: PurePosixPath) -> bool:
-    """Whether a path is named like an image in a class folder; hidden files are not."""
-    return (
-        path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and len(path.parts) > 1
-    )
+    """Whether a path is named like an image in a class folder."""
+    return is_image_name(path) and len(path.parts) > 1
 
 
 def stored_split(path: PurePosixPath) -> str | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jc2i.checks import invalid, one_of, require
 
@@ -185,8 +187,41 @@ def check_size(size: Any) -> tuple[int, int]:
     return height, width
 
 
+def read_image(
+    path: str | os.PathLike[str],
+    *,
+    size: tuple[int, int] | None = None,
+    crop_fraction: float | None = None,
+    interpolation: str = "bicubic",
+    channels: int = 3,
+) -> UInt8[np.ndarray, "height width channels"]:
+    """A photograph's pixels, upright: turned as its camera noted (EXIF), which data sets are not.
+
+    Args:
+      path: the image file.
+      size: height and width in pixels to resize to, or None for the image's own.
+      crop_fraction: None squashes it to `size`; a number in (0, 1] keeps its aspect (see `load`).
+      interpolation: Pillow's filter, `"bicubic"` or `"bilinear"`.
+      channels: 1 for grey, 3 for RGB; what is transparent becomes white.
+
+    Returns:
+      The pixels, 0..255.
+
+    Raises:
+      ValueError: the file is not an image, is truncated, or has more than 8 bits a channel.
+      OSError: it cannot be read.
+    """
+    resizing = Resizing(size, crop_fraction, interpolation)
+    return decode(Path(path).read_bytes(), str(path), channels, resizing, upright=True)
+
+
 def decode(
-    contents: bytes, name: str, channels: int, resizing: Resizing = _AS_STORED
+    contents: bytes,
+    name: str,
+    channels: int,
+    resizing: Resizing = _AS_STORED,
+    *,
+    upright: bool = False,
 ) -> UInt8[np.ndarray, "height width channels"]:
     """One image file's pixels.
 
@@ -195,6 +230,7 @@ def decode(
       name: what to call the file in a message.
       channels: 1 for grey, 3 for RGB.
       resizing: how the image gets its size; as stored by default.
+      upright: whether the image is turned as its camera noted.
 
     Returns:
       The pixels, 0..255.
@@ -206,6 +242,12 @@ def decode(
         with Image.open(io.BytesIO(contents)) as image:
             if image.mode not in _EIGHT_BIT_MODES:
                 raise invalid(name, f"pixels of mode {image.mode!r}", "8 bits a channel")
+            if upright:
+                ImageOps.exif_transpose(image, in_place=True)
+            if image.has_transparency_data:
+                # What is transparent has any colour: black, often, in a drawing on nothing.
+                layer = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
             pixels = image.convert("L" if channels == 1 else "RGB")
     except Image.UnidentifiedImageError:
         raise invalid(name, "a file that is not an image", "an image file") from None

@@ -166,3 +166,31 @@ def test_image_of_sixteen_bits_is_refused_and_not_clipped():
     contents = encoded(np.full((4, 4), 4000, np.uint16))
     with pytest.raises(ValueError, match="deep.png: got pixels of mode 'I;16', takes 8 bits"):
         decode(contents, "deep.png", 1)
+
+
+def test_what_is_transparent_becomes_white(tmp_path):
+    pixels = np.zeros((4, 6, 4), np.uint8)
+    pixels[:, :3, :] = (200, 0, 0, 255)
+    pixels[:, 3:, 3] = 0
+    path = tmp_path / "drawing.png"
+    Image.fromarray(pixels).save(path)
+    read = data.read_image(path)
+    assert read.shape == (4, 6, 3)
+    np.testing.assert_array_equal(read[:, :3], np.broadcast_to([200, 0, 0], (4, 3, 3)))
+    np.testing.assert_array_equal(read[:, 3:], 255)
+    grey = tmp_path / "grey.png"
+    Image.fromarray(np.dstack([np.full((4, 6), 80, np.uint8), pixels[..., 3]])).save(grey)
+    np.testing.assert_array_equal(data.read_image(grey, channels=1)[0, :, 0], [80] * 3 + [255] * 3)
+
+
+def test_a_photograph_is_turned_as_its_camera_noted(tmp_path):
+    pixels = np.zeros((8, 16, 3), np.uint8)
+    pixels[:, :8] = 250
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the row 0 is at the right
+    path = tmp_path / "photo.png"
+    Image.fromarray(pixels).save(path, exif=exif)
+    turned = data.read_image(path)
+    assert turned.shape == (16, 8, 3) and (turned[:8] == 250).all() and (turned[8:] == 0).all()
+    stored = decode(path.read_bytes(), "photo", 3)
+    np.testing.assert_array_equal(stored, pixels)
