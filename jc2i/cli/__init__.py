@@ -1,0 +1,52 @@
+"""The command line.
+
+explain    photographs in, an overlay and a raw map of each out
+evaluate   a labelled folder in, a table of calibration and of explanation metrics out
+subject    the model, calibrator, images and device that both name
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from jc2i.cli.evaluate import Evaluate, evaluate
+from jc2i.cli.explain import Explain, explain
+
+__all__ = ["Evaluate", "Explain", "evaluate", "explain", "main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs `jc2i explain` or `jc2i evaluate` and exits.
+
+    Exit codes: 0 if everything was done; 1 if some images were not (each has its line on standard
+    error, the others are done); 2 if nothing could be done as asked.
+
+    Args:
+      arguments: the command line; that of the process by default.
+    """
+    commands = tyro.extras.SubcommandApp()
+
+    @commands.command(name="explain")
+    def _(options: tyro.conf.OmitArgPrefixes[Explain]) -> int:
+        """Explain photographs: top classes, overlays and raw maps."""
+        return explain(options)
+
+    @commands.command(name="evaluate")
+    def _(options: tyro.conf.OmitArgPrefixes[Evaluate]) -> int:
+        """Evaluate a model and its explanations on a labelled folder."""
+        return evaluate(options)
+
+    try:
+        code = commands.cli(
+            prog="jc2i",
+            description="Explain image classifiers.",
+            args=arguments,
+            use_underscores=False,
+        )
+    except (ValueError, OSError, ImportError) as error:
+        print(f"jc2i: {str(error).splitlines()[0]}", file=sys.stderr)
+        code = 2
+    sys.exit(code)

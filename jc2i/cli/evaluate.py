@@ -1,0 +1,216 @@
+"""`jc2i evaluate`: a labelled folder in, tables of calibration and of explanation metrics out."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+
+from jc2i import checks, data, metrics, parallel, scores
+from jc2i.cli import subject
+from jc2i.normalization import normalize
+from jc2i.statistics import mean_interval
+
+BASE = "base"
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate(subject.Subject):
+    """Options of `jc2i evaluate`."""
+
+    data: Annotated[str, tyro.conf.Positional] = ""
+    """Labelled images: a folder, archive or npz file, or the name of a data set."""
+    split: str = "all"
+    """Split to evaluate; with `--calibration half`, its other half is."""
+    methods: tuple[str, ...] = ("grad-cam",)
+    """Explainers; none for the model's calibration alone."""
+    images: int = 100
+    """Images to explain: the first of a fixed permutation. Calibration is measured on all."""
+    steps: int = 100
+    """Steps of the deletion and insertion curves."""
+    out: Path | None = None
+    """Folder for calibration.csv and explanations.csv; default: print only."""
+    resume: Path | None = None
+    """Folder that keeps finished batches, so that a killed run goes on where it stopped."""
+
+
+def evaluate(options: Evaluate) -> int:
+    """Measures a model's calibration and its explanations, before and after a calibrator.
+
+    Args:
+      options: what to evaluate, and how.
+
+    Returns:
+      0.
+
+    Raises:
+      ValueError: an argument is out of range.
+      OSError: a file is not there, or exists already.
+    """
+    checks.require(bool(options.data), "data", "none", "a labelled folder, or a data set's name")
+    checks.count(images=options.images, steps=options.steps)
+    explainers = {name: subject.explainer(name, options) for name in options.methods}
+    files = _files(options)
+    with subject.computing_on(options.device) as devices:
+        model = subject.load_model(options)
+        half = options.calibration == "half"
+        dataset = subject.labelled(
+            options, model, options.data, "evaluation" if half else options.split
+        )
+        if half:
+            holdout = subject.labelled(options, model, options.data, "calibration")
+            calibrator = subject.fit_calibrator(options, model, holdout, devices)
+        else:
+            calibrator = subject.load_calibrator(options, model, devices)
+        versions = {BASE: None} if calibrator is None else {BASE: None, "calibrated": calibrator}
+        logits = subject.logits(options, model, dataset, devices)
+        rows = [_calibration(name, logits, dataset.labels, c) for name, c in versions.items()]
+        _print("Calibration", rows)
+        _write(files, "calibration", rows)
+        if explainers:
+            rows = list(_explanations(options, explainers, model, versions, dataset, devices))
+            for method in options.methods:
+                chosen = [row for row in rows if row["method"] == method]
+                _print(f"{method}: means with 95 % intervals", chosen)
+            _write(files, "explanations", rows)
+    return 0
+
+
+def _files(options: Evaluate) -> dict[str, Path]:
+    if options.out is None:
+        return {}
+    files = {name: options.out / f"{name}.csv" for name in ("calibration", "explanations")}
+    for path in files.values():
+        subject.refuse_existing(path, options.overwrite)
+    return files
+
+
+def _calibration(version: str, logits: Any, labels: Any, calibrator: Any) -> dict[str, Any]:
+    calibrated = logits if calibrator is None else calibrator(logits)
+    probabilities = jax.nn.softmax(np.asarray(calibrated))
+    error = metrics.expected_calibration_error
+    return {
+        "version": version,
+        "images": len(labels),
+        "accuracy": float((probabilities.argmax(1) == labels).mean()),
+        "confidence": float(probabilities.max(1).mean()),
+        "ece_density": float(error(probabilities, labels, estimator="density")),
+        "ece_equal_width": float(error(probabilities, labels, estimator="equal_width")),
+        "negative_log_likelihood": float(metrics.negative_log_likelihood(probabilities, labels)),
+        "brier_score": float(metrics.brier_score(probabilities, labels)),
+    }
+
+
+def _explanations(
+    options: Evaluate,
+    explainers: Mapping[str, Any],
+    model: Any,
+    versions: Mapping[str, Any],
+    dataset: data.Dataset,
+    devices: Any,
+) -> Iterator[dict[str, Any]]:
+    order = np.random.default_rng(options.seed).permutation(len(dataset))[: options.images]
+    images = data.as_float(dataset[order][0])
+    segments = metrics.superpixels(images, 100)
+    curves = {"steps": options.steps, "batch_size": options.batch_size}
+
+    def run(name: str, function: Any, *arrays: Any) -> Any:
+        resume = options.resume and options.resume / name.replace(" ", "-")
+        return parallel.map_batches(
+            function,
+            (images, *arrays),
+            subject.batch_for(options, len(images), devices),
+            key=jax.random.key(options.seed),
+            mesh=devices,
+            progress=options.progress and name,
+            resume=resume,
+            tag=parallel.digest(name, model, versions, *(map(str, _words(options)))),
+        )
+
+    base_maps: dict[str, np.ndarray] = {}
+    for version, calibrator in versions.items():
+        score = subject.score_of(options, model, calibrator)
+        # Curves are of probabilities, whatever score made the map.
+        probability = scores.probabilities(model, calibrator)
+
+        def target(x: Any, _: Any, p: Any = probability) -> Any:
+            return p(x).argmax(1)
+
+        def random_area(x: Any, t: Any, s: Any, keys: Any, p: Any = probability) -> Any:
+            curve = metrics.random_deletion_curve(p, x, t, key=keys, segments=s, **curves)
+            return metrics.area(curve)
+
+        def areas(x: Any, t: Any, m: Any, _: Any, p: Any = probability) -> Any:
+            both = (metrics.deletion_curve, metrics.insertion_curve)
+            return tuple(metrics.area(curve(p, x, t, m, **curves)) for curve in both)
+
+        targets = np.asarray(run(f"targets {version}", jax.jit(target)), np.int32)
+        random_areas = run(f"random {version}", random_area, targets, segments)
+        for method, explain in explainers.items():
+            maps = run(
+                f"{method} {version}",
+                lambda x, t, keys, f=explain, s=score: f(s, x, t, key=keys),
+                targets,
+            )
+            deletion, insertion = run(f"curves {method} {version}", areas, targets, maps)
+            base = base_maps.setdefault(method, maps)
+            better = metrics.better_than_random(deletion, random_areas)
+            similarity = metrics.structural_similarity(normalize(base), normalize(maps))
+            yield {
+                "method": method,
+                "version": version,
+                "images": len(images),
+                **_interval("deletion_area", deletion),
+                **_interval("insertion_area", insertion),
+                **_interval("better_than_random", better),
+                **_interval("otsu_total_variation", metrics.otsu_total_variation(maps)),
+                **_interval("similarity_to_base", similarity),
+            }
+
+
+def _words(options: Evaluate) -> tuple[Any, ...]:
+    """The options that a finished batch depends on, beside its arrays."""
+    return options.steps, options.option, options.layer, options.score, options.calibrator
+
+
+def _interval(name: str, values: Any) -> dict[str, float]:
+    found = mean_interval(np.asarray(values))
+    return {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def _print(title: str, rows: list[dict[str, Any]]) -> None:
+    """One column a version: the names of measures are too long to stand side by side."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", *(row["version"] for row in rows), title=title)
+    for name in rows[0]:
+        if name not in ("version", "method") and not name.endswith(("_low", "_high")):
+            table.add_row(name.replace("_", " "), *(_cell(row, name) for row in rows))
+    Console().print(table)
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    if f"{name}_low" in row:
+        return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+    return f"{row[name]:.4f}" if isinstance(row[name], float) else str(row[name])
+
+
+def _write(files: Mapping[str, Path], name: str, rows: list[dict[str, Any]]) -> None:
+    if name not in files:
+        return
+    path = files[name]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(path)

@@ -1,0 +1,233 @@
+"""What a command line names: a model, its calibrator, a device, an explainer with its options."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jc2i import calibrators, checks, data, explainers, models, parallel, scores
+
+DEFAULT_SIZE = 224
+"""Height and width of the images of a model that takes any."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """The options that every command has."""
+
+    model: str = "efficientnet-lite0"
+    """Pretrained name, folder of a saved model, or, with --weights, an architecture."""
+    weights: Path | None = None
+    """PyTorch or safetensors file with the architecture's weights."""
+    classes: int = 1000
+    """Classes of the weights' file."""
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Channel means that the weights of the file were trained with."""
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    """Channel standard deviations that the weights of the file were trained with."""
+    class_names: Path | None = None
+    """Text file with the name of a class on each line."""
+    folders: Path | None = None
+    """Text file with the folder of each class on a line, for labelled folders that do not have
+    them all; default: ImageNet's for a model of 1,000 classes, else all the folders, sorted."""
+    size: int | None = None
+    """Height and width that images are resized to; default: the model's own."""
+    crop_fraction: float | None = 0.875
+    """Keep the aspect and cut out the centre, which is this share of the shorter side; None
+    squashes the image."""
+    calibration: str | None = None
+    """Fitted calibrator (a file), or a labelled folder or archive to fit one on."""
+    calibrator: Literal["temperature", "vector_scaling", "dirichlet"] = "temperature"
+    """Which calibrator is fitted."""
+    save_calibrator: Path | None = None
+    """Where to keep the calibrator that was fitted."""
+    score: Literal["probability", "logit"] = "probability"
+    """What is explained: the calibrated probability of a class, or its calibrated logit."""
+    option: tuple[str, ...] = ()
+    """Options of the explainer, as name=value: masks=1000, steps=300, channels=None."""
+    layer: str | None = None
+    """Named activation that the cam methods look at; default: the last one on a grid."""
+    batch_size: int = 32
+    """Most model evaluations at a time."""
+    device: str | None = None
+    """cpu, gpu or tpu; default: the best there is, and all of its kind."""
+    seed: int = 0
+    """Seed of the explainers that need one."""
+    overwrite: bool = False
+    """Replace files of an earlier run."""
+    progress: bool = True
+    """Show progress on standard error."""
+
+
+def load_model(options: Subject) -> models.Classifier:
+    """The model that the options name."""
+    if options.weights is None:
+        return models.load(options.model)
+    return models.from_torch(
+        options.model,
+        options.weights,
+        classes=options.classes,
+        mean=options.mean,
+        std=options.std,
+    )
+
+
+def image_size(options: Subject, model: models.Classifier) -> tuple[int, int]:
+    """Height and width that images are resized to."""
+    side = options.size or model.size or DEFAULT_SIZE
+    return side, side
+
+
+def class_names(options: Subject, model: models.Classifier) -> Sequence[str]:
+    """What to call each class of the model."""
+    if options.class_names is not None:
+        return _lines("class_names", options.class_names, model.classes)
+    if model.classes == 1000:
+        return models.imagenet_class_names()
+    return [f"class {index}" for index in range(model.classes)]
+
+
+def labelled(
+    options: Subject, model: models.Classifier, path: str | Path, split: str
+) -> data.Dataset:
+    """A labelled data set whose labels are the model's classes."""
+    load = functools.partial(
+        data.load,
+        path,
+        split,
+        size=image_size(options, model),
+        crop_fraction=options.crop_fraction,
+    )
+    if options.folders is not None:
+        return load(classes=_lines("folders", options.folders, model.classes))
+    if model.classes == 1000 and Path(path).exists() and Path(path).suffix != ".npz":
+        return load(classes=models.imagenet_wnids())
+    dataset = load()
+    if len(dataset.classes) != model.classes:
+        got = f"{len(dataset.classes)} classes in {path}"
+        raise checks.invalid(
+            "folders", got, f"the model's {model.classes}, or a file that lists them"
+        )
+    return dataset
+
+
+def _lines(argument: str, path: Path, count: int) -> list[str]:
+    lines = path.read_text().splitlines()
+    takes = f"one for each of the model's {count} classes"
+    checks.require(len(lines) == count, argument, f"{len(lines)} lines in {path}", takes)
+    return lines
+
+
+def logits(
+    options: Subject, model: models.Classifier, images: Any, devices: Mesh | None
+) -> np.ndarray:
+    """The model's logits of images (an array, or a data set whose labels are passed over)."""
+    run = jax.jit(lambda model, images: model(images))
+    dataset = images if isinstance(images, data.Dataset) else (images,)
+    return parallel.map_batches(
+        lambda images, *_: run(model, data.as_float(np.asarray(images))),
+        dataset,
+        batch_for(options, len(images), devices),
+        mesh=devices,
+        progress=options.progress and "scores",
+    )
+
+
+def load_calibrator(options: Subject, model: models.Classifier, devices: Mesh | None) -> Any:
+    """The calibrator that the options name, fitted if need be; None for none."""
+    if options.save_calibrator is not None:
+        refuse_existing(options.save_calibrator, options.overwrite)
+    if options.calibration is None:
+        return None
+    path = Path(options.calibration)
+    if path.is_file() and ".tar" not in path.suffixes:
+        return _fitting(calibrators.load(path), model)
+    return fit_calibrator(options, model, labelled(options, model, path, "all"), devices)
+
+
+def _fitting(calibrator: Any, model: models.Classifier) -> Any:
+    shape = jax.ShapeDtypeStruct((1, model.classes), "float32")
+    try:
+        jax.eval_shape(calibrator, shape)
+    except (TypeError, ValueError):
+        got = f"a {type(calibrator).__name__} fitted for another number of classes"
+        raise checks.invalid("calibration", got, f"one for {model.classes} classes") from None
+    return calibrator
+
+
+def fit_calibrator(
+    options: Subject, model: models.Classifier, holdout: data.Dataset, devices: Mesh | None
+) -> Any:
+    """A calibrator fitted on labelled images, and kept if asked for."""
+    fit = getattr(calibrators, f"fit_{options.calibrator}")
+    fitted = fit(logits(options, model, holdout, devices), holdout.labels)
+    if options.save_calibrator is not None:
+        calibrators.save(fitted, options.save_calibrator)
+    return fitted
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raises if there is something at a path that is to be written."""
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists: pass --overwrite to replace it")
+
+
+def score_of(options: Subject, model: models.Classifier, calibrator: Any) -> Any:
+    """What is explained: a callable pytree images -> scores."""
+    compose = {"probability": scores.probabilities, "logit": scores.logits}[options.score]
+    return compose(model, calibrator)
+
+
+def methods() -> tuple[str, ...]:
+    """The explainers by the names that the command line gives them."""
+    return tuple(sorted(name.replace("_", "-") for name in explainers.__all__))
+
+
+def explainer(method: str, options: Subject) -> Callable:
+    """An explainer by name, with the options that the command line gave it."""
+    checks.one_of("method", method, methods())
+    function = getattr(explainers, method.replace("-", "_"))
+    parameters = inspect.signature(function).parameters
+    given: dict[str, Any] = {}
+    for text in options.option:
+        name, equals, value = text.partition("=")
+        checks.require(bool(equals), "option", repr(text), "name=value")
+        known = [n for n in parameters if n not in ("model", "images", "targets", "key")]
+        takes = f"one of {', '.join(known)} (the options of {method})"
+        checks.require(name in known, "option", repr(name), takes)
+        try:
+            given[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            given[name] = value
+    if options.layer is not None and "layer" in parameters:
+        given["layer"] = options.layer
+    given.setdefault("batch_size", options.batch_size)
+    return functools.partial(function, **given)
+
+
+def batch_for(options: Subject, count: int, devices: Mesh | None) -> int:
+    """Images at a time: at most the batch size, and as many for each device."""
+    size = min(options.batch_size, count)
+    return size if devices is None else -(-size // devices.size) * devices.size
+
+
+@contextlib.contextmanager
+def computing_on(device: str | None) -> Iterator[Mesh | None]:
+    """Runs on the devices of one kind, over all of them if there are several."""
+    try:
+        found = jax.devices() if device is None else jax.devices(device)
+    except RuntimeError:
+        kinds = sorted({other.platform for other in jax.devices()})
+        raise checks.invalid("device", repr(device), f"one of {', '.join(kinds)}") from None
+    with jax.default_device(found[0]):
+        yield parallel.mesh(found) if len(found) > 1 else None

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import csv
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jc2i
+from jc2i import calibrators, data, metrics, models
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_calibration_and_explanations_before_and_after(run, labelled, tmp_path, saved_model):
+    fitted = tmp_path / "temperature.npz"
+    calibrators.save(calibrators.Temperature(jnp.float32(0.25)), fitted)
+    code, output, errors = run(
+        *("evaluate", labelled, "--out", tmp_path, "--calibration", fitted, "--images", "6"),
+        *("--methods", "grad-cam", "sensitivity", "--steps", "10", "--crop-fraction", "None"),
+    )
+    assert (code, errors) == (0, "")
+    assert all(title in output for title in ("Calibration", "grad-cam: means", "sensitivity: me"))
+
+    dataset = data.load(labelled, "all")
+    model = models.load(saved_model)
+    images = jnp.asarray(data.as_float(dataset.images[:]))
+    table = {row["version"]: row for row in rows(tmp_path / "calibration.csv")}
+    for version, temperature in (("base", 1.0), ("calibrated", 0.25)):
+        probabilities = jax.nn.softmax(model(images) / temperature)
+        error = metrics.expected_calibration_error(probabilities, dataset.labels)
+        assert float(table[version]["ece_density"]) == pytest.approx(float(error), rel=1e-3)
+        accuracy = (probabilities.argmax(1) == dataset.labels).mean()
+        assert float(table[version]["accuracy"]) == pytest.approx(float(accuracy))
+
+    found = {(row["method"], row["version"]): row for row in rows(tmp_path / "explanations.csv")}
+    assert list(found) == [
+        (method, version)
+        for version in ("base", "calibrated")
+        for method in ("grad-cam", "sensitivity")
+    ]
+    some = images[np.random.default_rng(0).permutation(24)[:6]]
+    score = jc2i.probabilities(model, calibrators.load(fitted))
+    targets = score(some).argmax(1)
+    maps = jc2i.explainers.sensitivity(score, some, targets)
+    row = found["sensitivity", "calibrated"]
+    curve = metrics.deletion_curve(score, some, targets, maps, steps=10)
+    area = float(metrics.area(curve).mean())
+    assert float(row["deletion_area"]) == pytest.approx(area, rel=1e-3)
+    assert float(row["deletion_area_low"]) <= area <= float(row["deletion_area_high"])
+    variation = float(metrics.otsu_total_variation(maps).mean())
+    assert float(row["otsu_total_variation"]) == pytest.approx(variation, rel=0.05)
+    assert float(found["sensitivity", "base"]["similarity_to_base"]) == pytest.approx(1)
+    assert 0 <= float(row["better_than_random"]) <= 1
+
+
+def test_half_of_the_images_calibrates_the_other_is_evaluated(run, labelled, tmp_path):
+    code, output, _ = run(
+        "evaluate", labelled, "--calibration", "half", "--methods", "--out", tmp_path
+    )
+    assert code == 0 and "means" not in output
+    assert [row["images"] for row in rows(tmp_path / "calibration.csv")] == ["12", "12"]
+
+
+def test_finished_batches_are_used_again(run, labelled, tmp_path):
+    arguments = (
+        *("evaluate", labelled, "--images", "4", "--steps", "5", "--resume", tmp_path / "kept"),
+        *("--methods", "sensitivity", "--overwrite"),
+    )
+    assert run(*arguments, "--out", tmp_path)[0] == 0
+    before = rows(tmp_path / "explanations.csv")
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*.npz")}
+    assert stamps and run(*arguments, "--out", tmp_path)[0] == 0
+    assert rows(tmp_path / "explanations.csv") == before
+    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
+    # Another computation is not mistaken for the one that is kept.
+    code, _, errors = run(*arguments, "--out", tmp_path, "--score", "logit")
+    assert code == 2 and "holds another run" in errors
+
+
+def test_bad_input_has_one_clear_line(run, labelled, tmp_path, photographs):
+    for arguments, message in (
+        ([], "data: got none, takes a labelled folder, or a data set's name"),
+        ([tmp_path / "nowhere"], "name_or_path: got "),
+        ([photographs], "name_or_path: got "),
+        ([labelled, "--methods", "magic"], "method: got 'magic', takes 'grad-cam' or "),
+        ([labelled, "--images", "0"], "images: got 0, takes a whole number above 0"),
+    ):
+        code, _, errors = run("evaluate", *arguments)
+        assert code == 2 and errors.startswith(f"jc2i: {message}"), errors
+        assert errors.count("\n") == 1
+    (tmp_path / "calibration.csv").write_text("mine")
+    code, _, errors = run("evaluate", labelled, "--out", tmp_path)
+    assert code == 2 and errors.endswith("exists: pass --overwrite to replace it\n")
+
+
+def test_a_folder_of_other_classes_is_refused(run, tmp_path, labelled):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / name / "x.png").write_bytes(next(labelled.rglob("*.png")).read_bytes())
+    code, _, errors = run("evaluate", tmp_path)
+    assert code == 2
+    assert errors.startswith(f"jc2i: folders: got 2 classes in {tmp_path}, takes the model's 3")

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import jc2i
+from jc2i import calibrators, data, models
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_overlay_and_raw_map_of_each_photograph(run, photographs, tmp_path, saved_model):
+    code, output, errors = run("explain", photographs, "--out", tmp_path)
+    assert (code, errors) == (0, "")
+    names = ["first.grad-cam.npy", "first.grad-cam.png"]
+    assert files(tmp_path) == [*names, "second.grad-cam.npy", "second.grad-cam.png"]
+    model = models.load(saved_model)
+    for name in ("first.jpg", "second.png"):
+        image = data.read_image(photographs / name, size=(16, 16), crop_fraction=0.875)
+        images = jnp.asarray(data.as_float(image)[None])
+        score = jc2i.probabilities(model)
+        probabilities = np.asarray(score(images))[0]
+        target = int(probabilities.argmax())
+        assert f"* {probabilities[target]:6.1%}  class {target}" in output
+        expected = jc2i.explainers.grad_cam(score, images, jnp.array([target]))[0]
+        stored = np.load(tmp_path / f"{name.split('.')[0]}.grad-cam.npy")
+        np.testing.assert_allclose(stored, expected, rtol=1e-4, atol=1e-6)
+    with Image.open(tmp_path / "first.grad-cam.png") as overlay:
+        assert min(overlay.size) > 300
+
+
+def test_options_layer_target_and_top_reach_the_explainer(run, photographs, tmp_path, saved_model):
+    code, output, _ = run(
+        *("explain", photographs / "first.jpg", "--out", tmp_path, "--method", "rise"),
+        *("--option", "masks=20", "grid=4", "--target", "2", "--top", "1", "--seed", "3"),
+        *("--score", "logit", "--crop-fraction", "None"),
+    )
+    assert code == 0
+    assert "*" in output.splitlines()[-2] and output.splitlines()[-2].endswith("class 2")
+    images = data.as_float(data.read_image(photographs / "first.jpg", size=(16, 16))[None])
+    expected = jc2i.explainers.rise(
+        jc2i.logits(models.load(saved_model)),
+        jnp.asarray(images),
+        jnp.array([2]),
+        key=jax.random.key(3),
+        masks=20,
+        grid=4,
+    )[0]
+    stored = np.load(tmp_path / "first.rise.npy")
+    np.testing.assert_allclose(stored, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_calibrator_of_a_file_makes_the_probabilities(run, photographs, tmp_path):
+    fitted = tmp_path / "temperature.npz"
+    calibrators.save(calibrators.Temperature(jnp.float32(1e6)), fitted)
+    image = photographs / "first.jpg"
+    code, output, _ = run("explain", image, "--out", tmp_path, "--calibration", fitted)
+    assert code == 0 and output.count(" 33.3%  class") == 3
+
+
+def test_a_calibrator_is_fitted_on_a_labelled_folder_and_kept(
+    run, photographs, labelled, tmp_path, saved_model
+):
+    kept = tmp_path / "kept.npz"
+    options = ("--out", tmp_path, "--calibration", labelled, "--save-calibrator", kept)
+    code, _, errors = run("explain", photographs / "first.jpg", *options)
+    assert (code, errors) == (0, "")
+    holdout = data.load(labelled, "all", size=(16, 16), crop_fraction=0.875)
+    logits = models.load(saved_model)(jnp.asarray(data.as_float(holdout.images[:])))
+    fitted = calibrators.fit_temperature(logits, holdout.labels)
+    kept_temperature = calibrators.load(kept).temperature
+    np.testing.assert_allclose(kept_temperature, fitted.temperature, rtol=1e-4)
+    code, _, errors = run("explain", photographs / "second.png", *options)
+    assert code == 2 and errors == f"jc2i: {kept} exists: pass --overwrite to replace it\n"
+
+
+def test_nothing_is_overwritten_unless_asked_for(run, photographs, tmp_path):
+    image = photographs / "first.jpg"
+    assert run("explain", image, "--out", tmp_path)[0] == 0
+    (tmp_path / "first.grad-cam.png").write_text("mine")
+    code, _, errors = run("explain", photographs, "--out", tmp_path)
+    refused = tmp_path / "first.grad-cam.png"
+    assert code == 1 and errors == f"jc2i: {refused} exists: pass --overwrite to replace it\n"
+    assert refused.read_text() == "mine" and len(files(tmp_path)) == 4
+    assert run("explain", photographs, "--out", tmp_path, "--overwrite")[0] == 0
+    assert refused.stat().st_size > 1000
+
+
+def test_grey_and_transparent_images_work(run, tmp_path):
+    random = np.random.default_rng(0)
+    grey, alpha = (random.integers(0, 256, s, np.uint8) for s in ((20, 20), (20, 20, 4)))
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(alpha).save(tmp_path / "alpha.png")
+    out = tmp_path / "out"
+    code, _, errors = run("explain", tmp_path / "grey.png", tmp_path / "alpha.png", "--out", out)
+    assert (code, errors) == (0, "") and len(files(out)) == 4
+
+
+def test_what_is_no_image_has_one_line_and_the_others_are_done(run, photographs, tmp_path):
+    text, truncated, pixel = (tmp_path / name for name in ("notes.txt", "half.jpg", "one.png"))
+    text.write_text("not an image")
+    whole = (photographs / "first.jpg").read_bytes()
+    truncated.write_bytes(whole[: len(whole) // 2])
+    Image.fromarray(np.zeros((1, 1, 3), np.uint8)).save(pixel)
+    good, out = photographs / "second.png", tmp_path / "out"
+    code, output, errors = run("explain", text, truncated, good, pixel, "--out", out)
+    assert code == 1
+    first, second, third = errors.splitlines()
+    assert first == f"jc2i: {text}: got a file that is not an image, takes an image file"
+    assert second.startswith(f"jc2i: {truncated}: got a damaged image (image file is truncated")
+    assert third == f"jc2i: {pixel}: got 1x1 pixels, takes an image of at least 8x8 pixels"
+    assert files(out) == ["second.grad-cam.npy", "second.grad-cam.png"]
+    assert output.startswith(f"{good}\n")
+
+
+def test_images_of_one_name_get_their_folders(run, photographs, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(other / "first.png")
+    out = tmp_path / "out"
+    assert run("explain", other / "first.png", photographs / "first.jpg", "--out", out)[0] == 0
+    assert files(out)[::2] == sorted(
+        ["other-first.grad-cam.npy", f"{photographs.name}-first.grad-cam.npy"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.jpg"], "nowhere.jpg: no such file or folder"),
+        (["PHOTO", "--method", "magic"], "method: got 'magic', takes 'grad-cam' or "),
+        (
+            ["PHOTO", "--layer", "layer4"],
+            "layer: got 'layer4', takes one of block0, block1, dense, logits",
+        ),
+        (
+            ["PHOTO", "--layer", "dense"],
+            "layer: got 'dense', float32[1, 64], takes one of block0, block1",
+        ),
+        (
+            ["PHOTO", "--layer", "x", "--method", "rise"],
+            "layer: got 'x', takes none (rise has no layer)",
+        ),
+        (
+            ["PHOTO", "--option", "masks=5"],
+            "option: got 'masks', takes one of layer, relu, resize, batch_size (the options of",
+        ),
+        (["PHOTO", "--option", "masks"], "option: got 'masks', takes name=value"),
+        (["PHOTO", "--target", "3"], "target: got 3, takes 0 to 2, or the name of a class"),
+        (
+            ["PHOTO", "--target", "cat"],
+            "target: got 'cat', takes 0 to 2, or the name of one class (no class that is",
+        ),
+        (["PHOTO", "--device", "tpu"], "device: got 'tpu', takes one of cpu"),
+        (["PHOTO", "--calibration", "nowhere"], "name_or_path: got 'nowhere', which is not there"),
+        (["PHOTO", "--calibration", "PHOTO"], "PHOTO: got another or a damaged file, takes"),
+        ([], "images: got none, takes image files, or folders of them"),
+    ],
+)
+def test_what_cannot_be_done_has_one_clear_line(
+    run, photographs, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    photo = photographs / "first.jpg"
+    arguments = [photo if a == "PHOTO" else a for a in arguments]
+    code, output, errors = run("explain", *arguments)
+    assert (code, output) == (2, "") and errors.count("\n") == 1
+    assert errors.startswith(f"jc2i: {message.replace('PHOTO', str(photo))}"), errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_model_is_refused(run, photographs):
+    code, _, errors = run("explain", photographs, model="alexnet")
+    assert code == 2 and errors.startswith("jc2i: 'alexnet' is no folder")
+
+
+def test_a_calibrator_for_other_classes_is_refused(run, photographs, tmp_path):
+    path = tmp_path / "dirichlet.npz"
+    calibrators.save(calibrators.Dirichlet(jnp.eye(4), jnp.zeros(4)), path)
+    code, _, errors = run("explain", photographs, "--calibration", path, "--out", tmp_path)
+    assert code == 2
+    assert errors.startswith("jc2i: calibration: got a Dirichlet fitted for another number of")
+
+
+def test_several_devices_agree_with_one(run, photographs, tmp_path):
+    """The tests' eight devices share the photographs; one kind is the default."""
+    for name, options in (("all", ()), ("small", ("--batch-size", "1"))):
+        assert run("explain", photographs, "--out", tmp_path / name, *options)[0] == 0
+    maps = [np.load(tmp_path / name / "second.grad-cam.npy") for name in ("all", "small")]
+    np.testing.assert_allclose(*maps, rtol=1e-4, atol=1e-6)
+
+
+def test_the_module_is_the_command(photographs, saved_model):
+    command = [sys.executable, "-m", "jc2i", "explain", "missing.jpg", "--model", str(saved_model)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr == "jc2i: missing.jpg: no such file or folder\n"
