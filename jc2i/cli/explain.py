@@ -61,11 +61,11 @@ def explain(options: Explain) -> int:
         _check_layer(options, method, model)
         calibrator = subject.load_calibrator(options, model, devices)
         outputs = _outputs(options, paths)
-        chosen, images, size = [], [], subject.image_size(options, model)
+        chosen, images, resizing = [], [], subject.resizing(options, model)
         for path in paths:
             try:
                 _refuse_existing(outputs[path], options.overwrite)
-                images.append(_read(path, size, model.channels, options))
+                images.append(_read(path, channels=model.channels, **resizing))
                 chosen.append(path)
             except (ValueError, OSError) as error:
                 print(f"jc2i: {_reason(error)}", file=sys.stderr)
@@ -87,13 +87,8 @@ def explain(options: Explain) -> int:
             )
             options.out.mkdir(parents=True, exist_ok=True)
             for i, path in enumerate(chosen):
-                _write(
-                    outputs[path],
-                    pixels[i],
-                    maps[i],
-                    names[targets[i]],
-                    probabilities[i][targets[i]],
-                )
+                title = f"{names[targets[i]]}, {probabilities[i][targets[i]]:.0%}"
+                _write(outputs[path], pixels[i], maps[i], title)
                 _show(path, outputs[path], probabilities[i], int(targets[i]), names, options.top)
     return 0 if len(chosen) == len(paths) else 1
 
@@ -133,7 +128,7 @@ def _check_layer(options: Explain, method: Any, model: models.Classifier) -> Non
         return
     takes_one = "layer" in method.keywords
     checks.require(takes_one, "layer", repr(options.layer), f"none ({options.method} has no layer)")
-    shape = (1, *subject.image_size(options, model), model.channels)
+    shape = (1, *subject.resizing(options, model)["size"], model.channels)
     images = jax.ShapeDtypeStruct(shape, "float32")
     score = subject.score_of(options, model, None)
     jax.eval_shape(lambda x: method.func(score, x, np.zeros(1, int), **method.keywords), images)
@@ -161,11 +156,11 @@ def _refuse_existing(output: Path, overwrite: bool) -> None:
         subject.refuse_existing(path, overwrite)
 
 
-def _read(path: Path, size: tuple[int, int], channels: int, options: Explain) -> np.ndarray:
+def _read(path: Path, **resizing: Any) -> np.ndarray:
     height, width = data.read_image(path).shape[:2]
     takes = f"an image of at least {SMALLEST}x{SMALLEST} pixels"
     checks.require(min(height, width) >= SMALLEST, str(path), f"{height}x{width} pixels", takes)
-    return data.read_image(path, size=size, crop_fraction=options.crop_fraction, channels=channels)
+    return data.read_image(path, **resizing)
 
 
 def _reason(error: Exception) -> str:

@@ -20,6 +20,12 @@ from jc2i import calibrators, checks, data, explainers, models, parallel, scores
 DEFAULT_SIZE = 224
 """Height and width of the images of a model that takes any."""
 
+DEFAULT_CROP_FRACTION = 0.875
+"""The share of the shorter side that is kept, where the model's own is not known."""
+
+IMAGENET = "efficientnet-lite0"
+"""A pretrained name whose classes are ImageNet's."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
@@ -42,9 +48,9 @@ class Subject:
     them all; default: ImageNet's for a model of 1,000 classes, else all the folders, sorted."""
     size: int | None = None
     """Height and width that images are resized to; default: the model's own."""
-    crop_fraction: float | None = 0.875
-    """Keep the aspect and cut out the centre, which is this share of the shorter side; None
-    squashes the image."""
+    resize: Literal["crop", "squash"] = "crop"
+    """Bring the shorter side near the size and cut out the centre, as the model was evaluated; or
+    squash the image, whatever its aspect."""
     calibration: str | None = None
     """Fitted calibrator (a file), or a labelled folder or archive to fit one on."""
     calibrator: Literal["temperature", "vector_scaling", "dirichlet"] = "temperature"
@@ -82,18 +88,24 @@ def load_model(options: Subject) -> models.Classifier:
     )
 
 
-def image_size(options: Subject, model: models.Classifier) -> tuple[int, int]:
-    """Height and width that images are resized to."""
-    side = options.size or model.size or DEFAULT_SIZE
-    return side, side
+def resizing(options: Subject, model: models.Classifier) -> dict[str, Any]:
+    """How images get the model's size, as `data.load` and `data.read_image` take it."""
+    found = models.PRETRAINED.get(options.model) if options.weights is None else None
+    side = options.size or model.size or (found.size if found else DEFAULT_SIZE)
+    crop_fraction = found.size / found.resize if found else DEFAULT_CROP_FRACTION
+    return {
+        "size": (side, side),
+        "crop_fraction": None if options.resize == "squash" else crop_fraction,
+        "interpolation": found.interpolation if found else "bicubic",
+    }
 
 
 def class_names(options: Subject, model: models.Classifier) -> Sequence[str]:
     """What to call each class of the model."""
     if options.class_names is not None:
         return _lines("class_names", options.class_names, model.classes)
-    if model.classes == 1000:
-        return models.imagenet_class_names()
+    if name := _published(options, model):
+        return models.class_names(name)
     return [f"class {index}" for index in range(model.classes)]
 
 
@@ -101,17 +113,12 @@ def labelled(
     options: Subject, model: models.Classifier, path: str | Path, split: str
 ) -> data.Dataset:
     """A labelled data set whose labels are the model's classes."""
-    load = functools.partial(
-        data.load,
-        path,
-        split,
-        size=image_size(options, model),
-        crop_fraction=options.crop_fraction,
-    )
+    load = functools.partial(data.load, path, split, **resizing(options, model))
     if options.folders is not None:
         return load(classes=_lines("folders", options.folders, model.classes))
-    if model.classes == 1000 and Path(path).exists() and Path(path).suffix != ".npz":
-        return load(classes=models.imagenet_wnids())
+    folders = Path(path).is_dir() or ".tar" in Path(path).suffixes
+    if folders and (name := _published(options, model)):
+        return load(classes=models.class_folders(name))
     dataset = load()
     if len(dataset.classes) != model.classes:
         got = f"{len(dataset.classes)} classes in {path}"
@@ -119,6 +126,13 @@ def labelled(
             "folders", got, f"the model's {model.classes}, or a file that lists them"
         )
     return dataset
+
+
+def _published(options: Subject, model: models.Classifier) -> str | None:
+    """A pretrained name with the model's classes, if they are a published data set's."""
+    if options.weights is None and options.model in models.PRETRAINED:
+        return options.model
+    return IMAGENET if model.classes == 1000 else None
 
 
 def _lines(argument: str, path: Path, count: int) -> list[str]:

@@ -3,8 +3,8 @@
 - `create`, `names`: a new model of a named architecture
 - `save`, `load`: a model as a folder on disk; `load` also takes the name of published weights
 - `pretrained_names`, `PRETRAINED`, `Pretrained`: those weights, where they are from and what images
-  they take; `pretrained_file`, `cache_folder`: where they lie; `class_names`: what their classes
-  are called
+  they take; `pretrained_file`, `cache_folder`: where they lie; `class_names`,
+  `class_folders`: what their classes and the folders of these are called
 - `from_torch`, `read_torch_file`: weights trained in PyTorch, read without it
 - `Classifier`: what they all are; `ResNetCifar`, `VGGCifar`, `VisionTransformer`,
   `Small`: the architectures
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from jc2i.models.architectures import ResNetCifar, Small, VGGCifar, VisionTransformer
 from jc2i.models.checkpoint import save
-from jc2i.models.class_names import class_names
+from jc2i.models.class_names import class_folders, class_names
 from jc2i.models.classifier import Classifier
 from jc2i.models.import_torch import from_torch
 from jc2i.models.loading import load
@@ -37,6 +37,7 @@ __all__ = [
     "VGGCifar",
     "VisionTransformer",
     "cache_folder",
+    "class_folders",
     "class_names",
     "create",
     "from_torch",

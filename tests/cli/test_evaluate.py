@@ -21,7 +21,7 @@ def test_calibration_and_explanations_before_and_after(run, labelled, tmp_path, 
     calibrators.save(calibrators.Temperature(jnp.float32(0.25)), fitted)
     code, output, errors = run(
         *("evaluate", labelled, "--out", tmp_path, "--calibration", fitted, "--images", "6"),
-        *("--methods", "grad-cam", "sensitivity", "--steps", "10", "--crop-fraction", "None"),
+        *("--methods", "grad-cam", "sensitivity", "--steps", "10", "--resize", "squash"),
     )
     assert (code, errors) == (0, "")
     assert all(title in output for title in ("Calibration", "grad-cam: means", "sensitivity: me"))

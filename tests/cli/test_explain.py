@@ -41,7 +41,7 @@ def test_options_layer_target_and_top_reach_the_explainer(run, photographs, tmp_
     code, output, _ = run(
         *("explain", photographs / "first.jpg", "--out", tmp_path, "--method", "rise"),
         *("--option", "masks=20", "grid=4", "--target", "2", "--top", "1", "--seed", "3"),
-        *("--score", "logit", "--crop-fraction", "None"),
+        *("--score", "logit", "--resize", "squash"),
     )
     assert code == 0
     assert "*" in output.splitlines()[-2] and output.splitlines()[-2].endswith("class 2")
@@ -179,7 +179,7 @@ def test_what_cannot_be_done_has_one_clear_line(
 
 def test_an_unknown_model_is_refused(run, photographs):
     code, _, errors = run("explain", photographs, model="alexnet")
-    assert code == 2 and errors.startswith("jc2i: 'alexnet' is no folder")
+    assert code == 2 and errors.startswith("jc2i: 'alexnet' is neither a folder nor one of")
 
 
 def test_a_calibrator_for_other_classes_is_refused(run, photographs, tmp_path):
