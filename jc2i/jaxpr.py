@@ -13,8 +13,10 @@ from typing import Any
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
+import numpy as np
 
 from jc2i.checks import Array
+from jc2i.depthwise import depthwise_convolution
 
 Rule = Callable[..., Sequence[Array]]
 """A rule takes the equation's parameters and its inputs, and returns its outputs."""
@@ -103,8 +105,9 @@ def fast_gradients(model: Callable) -> Callable:
 
     XLA:CPU computes JAX's own input gradient of a convolution, whose kernel is in a transposed
     layout, with a generic loop about ten times slower than a convolution once it stands inside
-    `scan` or `while`. Here the gradient is written as an ordinary convolution of the (dilated)
-    cotangent with the flipped, transposed kernel. On other backends the model is returned as is.
+    `scan` or `while`. Here the gradient is written as an ordinary convolution of the cotangent with
+    the flipped, transposed kernel. A depthwise convolution, slow there even outside
+    a loop, becomes `depthwise_convolution`. On other backends the model is returned as is.
 
     Args:
       model: images -> scores, any JAX function.
@@ -128,6 +131,9 @@ def _canonical_convolution(parameters: dict[str, Any], images: Array, kernel: Ar
     def convolve(images: Array, kernel: Array) -> Array:
         return jax.lax.conv_general_dilated_p.bind(images, kernel, **parameters)
 
+    if _is_depthwise(parameters, kernel):
+        strides, padding = parameters["window_strides"], parameters["padding"]
+        return [depthwise_convolution(images, kernel, strides, padding)]
     numbers = parameters["dimension_numbers"]
     plain = (
         parameters["feature_group_count"] == parameters["batch_group_count"] == 1
@@ -151,25 +157,90 @@ def _canonical_convolution(parameters: dict[str, Any], images: Array, kernel: Ar
     return [convolution(images, kernel)]
 
 
+def _is_depthwise(parameters: dict[str, Any], kernel: Array) -> bool:
+    """Whether each channel has one kernel, and all is laid out as `depthwise_convolution` is."""
+    return (
+        parameters["dimension_numbers"] == _CHANNELS_LAST
+        and kernel.shape[2:] == (1, parameters["feature_group_count"])
+        and parameters["feature_group_count"] > 1
+        and parameters["batch_group_count"] == 1
+        and set(parameters["lhs_dilation"] + parameters["rhs_dilation"]) == {1}
+        and parameters["preferred_element_type"] in (None, kernel.dtype)
+    )
+
+
+_CHANNELS_LAST = jax.lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+
+
 def _input_gradient(
     parameters: dict[str, Any], shape: tuple[int, ...], kernel: Array, cotangent: Array
 ) -> Array:
     """The transpose of a convolution as a convolution with stride 1."""
+    if any(stride > 1 for stride in parameters["window_strides"]):
+        return _strided_input_gradient(parameters, shape, kernel, cotangent)
     numbers = parameters["dimension_numbers"]
     out_axis, in_axis, *kernel_axes = numbers.rhs_spec
-    axes = numbers.lhs_spec[2:]
-    strides = parameters["window_strides"]
-    if any(stride > 1 for stride in strides):
-        interior = [(0, 0, 0)] * cotangent.ndim
-        for axis, stride in zip(axes, strides, strict=True):
-            interior[axis] = (0, 0, stride - 1)
-        cotangent = jax.lax.pad(cotangent, jnp.zeros((), cotangent.dtype), interior)
     padding = []
-    for i, axis in enumerate(axes):
+    for i, axis in enumerate(numbers.lhs_spec[2:]):
         extent = (kernel.shape[kernel_axes[i]] - 1) * parameters["rhs_dilation"][i] + 1
         before = extent - 1 - parameters["padding"][i][0]
         after = shape[axis] - cotangent.shape[axis] - before + extent - 1
         padding.append((before, after))
     flipped = jnp.swapaxes(jax.lax.rev(kernel, kernel_axes), out_axis, in_axis)
-    canonical = {"window_strides": (1,) * len(axes), "padding": tuple(padding)}
-    return jax.lax.conv_general_dilated_p.bind(cotangent, flipped, **parameters | canonical)
+    return jax.lax.conv_general_dilated_p.bind(
+        cotangent, flipped, **parameters | {"padding": tuple(padding)}
+    )
+
+
+def _strided_input_gradient(
+    parameters: dict[str, Any], shape: tuple[int, ...], kernel: Array, cotangent: Array
+) -> Array:
+    """The transpose of a convolution with strides s, all s remainders of a position at once.
+
+    Input position q s + r meets every s-th tap of the kernel: K[r + padding - o s] comes with the
+    cotangent at q + o. So the taps, cut into rows of s, are the kernel of a convolution with stride
+    1 whose output channels are the remainders, which are then interleaved (Shi et al. 2016 call it
+    a sub-pixel convolution). Dilating the cotangent instead would convolve zeros for the most part.
+    """
+    numbers, strides = parameters["dimension_numbers"], parameters["window_strides"]
+    out_axis, in_axis, *kernel_axes = numbers.rhs_spec
+    batch_axis, channel_axis, *axes = numbers.lhs_spec
+    rank, channels = len(axes), shape[channel_axis]
+    kernel = kernel.transpose(*kernel_axes, out_axis, in_axis)
+    taps, rows, ends, lengths = [], [], [], []
+    for i, (axis, stride) in enumerate(zip(axes, strides, strict=True)):
+        dilation, before = parameters["rhs_dilation"][i], parameters["padding"][i][0]
+        extent = (kernel.shape[i] - 1) * dilation + 1
+        first, last = -((extent - 1 - before) // stride), (before + stride - 1) // stride
+        count = last - first + 1
+        lead = last * stride - before
+        taps.append((lead, count * stride - extent - lead, dilation - 1))
+        rows += [count, stride]
+        lengths.append(-(-shape[axis] // stride))
+        ends.append((-first, lengths[i] + last - cotangent.shape[axis]))
+    zero = jnp.zeros((), kernel.dtype)
+    kernel = jax.lax.pad(kernel, zero, [*taps, (0, 0, 0), (0, 0, 0)])
+    kernel = kernel.reshape(*rows, *kernel.shape[rank:])
+    counts, remainders = range(0, 2 * rank, 2), range(1, 2 * rank, 2)
+    kernel = jax.lax.rev(kernel, tuple(counts))
+    kernel = kernel.transpose(*counts, 2 * rank, *remainders, 2 * rank + 1)
+    kernel = kernel.reshape(*kernel.shape[: rank + 1], -1)
+    spatial = tuple(range(1, rank + 1))
+    canonical = {
+        "window_strides": (1,) * rank,
+        "rhs_dilation": (1,) * rank,
+        "padding": tuple(ends),
+        "dimension_numbers": jax.lax.ConvDimensionNumbers(
+            (0, rank + 1, *spatial), (rank + 1, rank, *range(rank)), (0, rank + 1, *spatial)
+        ),
+    }
+    last_channels = cotangent.transpose(batch_axis, *axes, channel_axis)
+    gradient = jax.lax.conv_general_dilated_p.bind(
+        last_channels, kernel, **parameters | canonical
+    ).reshape(-1, *lengths, *strides, channels)
+    together = [axis for i in spatial for axis in (i, rank + i)]
+    gradient = gradient.transpose(0, *together, 2 * rank + 1)
+    whole = [length * stride for length, stride in zip(lengths, strides, strict=True)]
+    gradient = gradient.reshape(-1, *whole, channels)
+    gradient = gradient[(slice(None), *(slice(shape[axis]) for axis in axes))]
+    return gradient.transpose(np.argsort((batch_axis, *axes, channel_axis)))

@@ -56,6 +56,7 @@ CASES = {
     "1x1, stride 2": ((1, 1), "VALID", (2, 2), (1, 1)),
     "3x3, stride 2": ((3, 3), ((1, 1), (1, 1)), (2, 2), (1, 1)),
     "2x3, strides 1 and 2": ((2, 3), "SAME", (1, 2), (1, 1)),
+    "8x8, stride 8, as patches": ((8, 8), "VALID", (8, 8), (1, 1)),
     "5x4, stride 3, last pixels unread": ((5, 4), "VALID", (3, 3), (1, 1)),
     "3x3 of dilation 2": ((3, 3), "SAME", (1, 1), (2, 2)),
     "3x2 of dilations 1 and 2, stride 2": ((3, 2), ((0, 2), (3, 1)), (2, 2), (1, 2)),
@@ -88,18 +89,19 @@ def test_every_layout(layout, kernel, images):
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "channels"),
     [
-        {"feature_group_count": 2},
-        {"lhs_dilation": (2, 2)},
-        {"batch_group_count": 2},
+        ({"feature_group_count": 2}, 4),
+        # As many groups as outputs, but of two inputs each.
+        ({"feature_group_count": 4}, 8),
+        ({"lhs_dilation": (2, 2)}, 4),
+        ({"batch_group_count": 2}, 4),
     ],
-    ids=lambda options: next(iter(options)),
 )
-def test_grouped_and_transposed_convolutions_are_left_as_they_are(options):
-    inputs = 2 if "feature_group_count" in options else 4
+def test_grouped_and_transposed_convolutions_are_left_as_they_are(options, channels):
+    inputs = channels // options.get("feature_group_count", 1)
     model = convolution(random((3, 3, inputs, 4)), ((1, 1), (1, 1)), **options)
-    images = random((2, 7, 8, 4), 1)
+    images = random((2, 7, 8, channels), 1)
     equal_gradients(model, images)
     same = [
         [equation.primitive.name for equation in jax.make_jaxpr(f)(images).eqns]
@@ -107,6 +109,14 @@ def test_grouped_and_transposed_convolutions_are_left_as_they_are(options):
     ]
     assert same[0] == same[1]
     assert "custom_vjp_call" not in same[1]
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 1)])
+def test_depthwise_convolutions_are_written_out(strides):
+    model = convolution(random((3, 3, 1, 4)), ((1, 1), (0, 2)), strides, feature_group_count=4)
+    images = random((2, 7, 8, 4), 1)
+    equal_gradients(model, images)
+    assert kernel_layouts(jax.grad(loss(fast_gradients(model))), images) == set()
 
 
 def test_gradients_by_the_kernel_are_jaxs(convnet):

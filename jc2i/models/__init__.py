@@ -6,13 +6,21 @@
   they take; `pretrained_file`, `cache_folder`: where they lie; `class_names`,
   `class_folders`: what their classes and the folders of these are called
 - `from_torch`, `read_torch_file`: weights trained in PyTorch, read without it
-- `Classifier`: what they all are; `ResNetCifar`, `VGGCifar`, `VisionTransformer`,
-  `Small`: the architectures
+- `Classifier`: what they all are; `EfficientNet`, `ResNet`, `ResNetCifar`, `Small`, `VGG`,
+  `VGGCifar`, `VisionTransformer`: the architectures
 """
 
 from __future__ import annotations
 
-from jc2i.models.architectures import ResNetCifar, Small, VGGCifar, VisionTransformer
+from jc2i.models.architectures import (
+    VGG,
+    EfficientNet,
+    ResNet,
+    ResNetCifar,
+    Small,
+    VGGCifar,
+    VisionTransformer,
+)
 from jc2i.models.checkpoint import save
 from jc2i.models.class_names import class_folders, class_names
 from jc2i.models.classifier import Classifier
@@ -30,8 +38,11 @@ from jc2i.models.torch_files import read_torch_file
 
 __all__ = [
     "PRETRAINED",
+    "VGG",
     "Classifier",
+    "EfficientNet",
     "Pretrained",
+    "ResNet",
     "ResNetCifar",
     "Small",
     "VGGCifar",

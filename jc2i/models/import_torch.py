@@ -34,9 +34,11 @@ def from_torch(
 ) -> Classifier:
     """A model with the weights of a PyTorch file, which is read without torch or running its code.
 
-    The residual networks for CIFAR take the names of github.com/akamaster/pytorch_resnet_cifar10
-    and of github.com/chenyaofo/pytorch-cifar-models (whose shortcuts are `"B"`), the VGG networks
-    for CIFAR the latter's, the transformers timm's (DeiT's are the same) and torchvision's.
+    The ImageNet networks take the names of torchvision and timm (DeiT's are timm's), EfficientNets
+    also those of lukemelas/EfficientNet-PyTorch and efficientnet-lite-pytorch (see `EfficientNet`
+    for which of them pads how). Those for CIFAR take the names of
+    github.com/chenyaofo/pytorch-cifar-models (whose shortcuts are `"B"`), the residual ones also
+    those of github.com/akamaster/pytorch_resnet_cifar10.
 
     Args:
       name: one of `names()` that PyTorch has weights for: all but `"small"`.

@@ -9,12 +9,26 @@ import jax
 import numpy as np
 
 from jc2i.checks import describe, invalid
-from jc2i.models.architectures import ResNetCifar, Small, VGGCifar, VisionTransformer
-from jc2i.models.architectures.vgg_cifar import CONVOLUTIONS
+from jc2i.models.architectures import (
+    VGG,
+    EfficientNet,
+    ResNet,
+    ResNetCifar,
+    Small,
+    VGGCifar,
+    VisionTransformer,
+)
+from jc2i.models.architectures.efficientnet import SCALES
+from jc2i.models.architectures.resnet import BLOCKS
+from jc2i.models.architectures.vgg import CONVOLUTIONS
 from jc2i.models.architectures.vision_transformer import DIMENSIONS
 from jc2i.models.classifier import Classifier, weights, with_weights
 
 ARCHITECTURES: dict[str, tuple[type[Classifier], dict[str, Any]]] = {
+    **{f"resnet{depth}": (ResNet, {"depth": depth}) for depth in BLOCKS},
+    "vgg16": (VGG, {"depth": 16, "batch_norm": False}),
+    "vgg16_bn": (VGG, {"depth": 16, "batch_norm": True}),
+    **{f"efficientnet_{variant}": (EfficientNet, {"variant": variant}) for variant in SCALES},
     **{f"resnet{depth}_cifar": (ResNetCifar, {"depth": depth}) for depth in (20, 32, 44, 56)},
     **{f"vgg{depth}_bn_cifar": (VGGCifar, {"depth": depth}) for depth in CONVOLUTIONS},
     **{name: (VisionTransformer, {"architecture": name}) for name in DIMENSIONS},
@@ -43,9 +57,10 @@ def create(name: str, *, classes: int, key: jax.Array, **options: Any) -> Classi
       name: one of `names()`.
       classes: the number of classes.
       key: a `jax.random.key`.
-      **options: the architecture's own: `mean`, `std`, `normalize`, `channels` for all, `shortcut`
-        for the residual networks, `size`, `widths`, `hidden` for the small one, `size`, `patch`,
-        `width`, `depth`, `heads` and `epsilon` for the transformers.
+      **options: the architecture's own: `mean`, `std`, `normalize`, `channels`, `dtype` for
+        all, `shortcut` for the residual networks on CIFAR, `padding`, `epsilon` for EfficientNets,
+        `size`, `hidden` for ImageNet's VGG, and these and `widths` for the small one, `size`,
+        `patch`, `width`, `depth`, `heads` and `epsilon` for the transformers.
 
     Returns:
       A callable pytree `images -> logits`.

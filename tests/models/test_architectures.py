@@ -14,14 +14,28 @@ from jc2i import models
 from jc2i.models.classifier import weights
 from jc2i.models.registry import blank
 
-RESNET20 = [f"stage{stage}.block{block}" for stage in (1, 2, 3) for block in range(3)]
-VGG11 = ["conv0 pool", "conv0 pool", "conv0 conv1 pool", "conv0 conv1 pool", "conv0 conv1 pool"]
+
+def convolutions(*counts):
+    parts = [(n, i) for n, count in enumerate(counts, start=1) for i in [*range(count), None]]
+    return [f"stage{n}.pool" if i is None else f"stage{n}.conv{i}" for n, i in parts]
+
+
+def blocks(*counts):
+    return [f"stage{n}.block{i}" for n, count in enumerate(counts, start=1) for i in range(count)]
+
+
 ACTIVATIONS = {
-    "resnet20_cifar": ["stem", *RESNET20, "pool", "logits"],
-    "vgg11_bn_cifar": [
-        *(f"stage{n}.{part}" for n, parts in enumerate(VGG11, start=1) for part in parts.split()),
-        *("dense0", "dense1", "logits"),
-    ],
+    "resnet18": ["stem", *blocks(2, 2, 2, 2), "pool", "logits"],
+    "resnet34": ["stem", *blocks(3, 4, 6, 3), "pool", "logits"],
+    "resnet50": ["stem", *blocks(3, 4, 6, 3), "pool", "logits"],
+    "vgg16": [*convolutions(2, 2, 3, 3, 3), "dense0", "dense1", "logits"],
+    "vgg16_bn": [*convolutions(2, 2, 3, 3, 3), "dense0", "dense1", "logits"],
+    "efficientnet_b0": ["stem", *blocks(1, 2, 2, 3, 3, 4, 1), "head", "pool", "logits"],
+    "efficientnet_lite0": ["stem", *blocks(1, 2, 2, 3, 3, 4, 1), "head", "pool", "logits"],
+    "efficientnet_lite1": ["stem", *blocks(1, 3, 3, 4, 4, 5, 1), "head", "pool", "logits"],
+    "efficientnet_lite2": ["stem", *blocks(1, 3, 3, 4, 4, 5, 1), "head", "pool", "logits"],
+    "resnet20_cifar": ["stem", *blocks(3, 3, 3), "pool", "logits"],
+    "vgg11_bn_cifar": [*convolutions(1, 1, 2, 2, 2), "dense0", "dense1", "logits"],
     "small": ["block0", "block1", "dense", "logits"],
 }
 
@@ -48,6 +62,11 @@ def untyped():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+def shapes_of(name, **options):
+    """A model without its weights: VGG-16's take half a gigabyte."""
+    return jax.eval_shape(lambda: blank(name, classes=7, **options))
+
+
 def images_for(model, batch=3, seed=1):
     size = model.size or 8
     return jax.random.uniform(jax.random.key(seed), (batch, size, size, model.channels))
@@ -59,7 +78,7 @@ def stacked(*copies):
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_are_named_once_and_in_order(name):
-    model = blank(name, classes=7)
+    model = shapes_of(name)
     images = jnp.zeros((1, model.size or 32, model.size or 32, model.channels))
     equations = jax.make_jaxpr(lambda m, x: m(x))(model, images).eqns
     names = [e.params["name"] for e in equations if e.primitive.name == "name"]
@@ -105,8 +124,9 @@ def test_every_leaf_is_an_array_of_weights(model):
 
 
 @pytest.mark.parametrize("name", models.names())
-def test_layers_compute_in_the_type_asked_for(name):
-    model = jax.eval_shape(lambda: blank(name, classes=7, dtype="bfloat16"))
+def test_models_have_the_name_and_the_type_asked_for(name):
+    model = shapes_of(name, dtype="bfloat16")
+    assert model.architecture == name
     size = model.size or 32
     images = jax.ShapeDtypeStruct((1, size, size, model.channels), jnp.float32)
     closed = jax.make_jaxpr(lambda m, x: m(x))(model, images)
@@ -198,7 +218,7 @@ def test_images_that_do_not_fit_are_refused(untyped, images, got):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("resnet20", {}, r"name: got 'resnet20', takes one of resnet20_cifar, resnet32_cifar, .*"),
+        ("resnet20", {}, r"name: got 'resnet20', takes one of resnet18, resnet34, .*"),
         ("small", {"shortcut": "A"}, r"options: got shortcut, takes those of small: classes, .*"),
         ("resnet20_cifar", {"shortcut": "C"}, r"shortcut: got 'C', takes 'A' or 'B'"),
         ("resnet20_cifar", {"mean": (0.5,)}, r"mean: got \(0.5,\), takes one number for each .*"),
@@ -207,6 +227,13 @@ def test_images_that_do_not_fit_are_refused(untyped, images, got):
             {"std": (1.0, 0.0, 1.0)},
             r"std: got \(1.0, 0.0, 1.0\), takes numbers .*",
         ),
+        (
+            "efficientnet_b0",
+            {"padding": "SAME"},
+            "padding: got 'SAME', takes 'symmetric' or 'same'",
+        ),
+        ("efficientnet_b0", {"epsilon": 0.0}, "epsilon: got 0.0, takes a number above 0"),
+        ("vgg16", {"size": 100}, "size: got 100, takes a multiple of 32"),
         ("small", {"size": 18}, r"size: got 18, takes a multiple of 4"),
     ],
 )
@@ -224,11 +251,6 @@ def test_wrong_depth_class_count_and_key_are_refused(untyped):
         models.Small(classes=0)
     with pytest.raises(ValueError, match=r"^key: got 0, takes a jax.random.key"):
         models.create("small", classes=2, key=0)  # type: ignore[arg-type]
-
-
-def test_names_are_what_the_models_call_themselves():
-    for name in models.names():
-        assert jax.eval_shape(lambda name=name: blank(name, classes=2)).architecture == name
 
 
 def test_new_kernels_have_variance_two_over_fan_in():

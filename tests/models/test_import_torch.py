@@ -81,5 +81,5 @@ def test_shortcut_b_does_not_load_as_a(tmp_path):
 
 
 def test_the_small_network_has_no_pytorch_twin(tmp_path):
-    with pytest.raises(ValueError, match="name: got 'small', takes one of resnet20_cifar"):
+    with pytest.raises(ValueError, match="name: got 'small', takes one of resnet18"):
         models.from_torch("small", tmp_path / "weights", classes=2, mean=(0.0,), std=(1.0,))

@@ -95,8 +95,8 @@ class ResNetCifar(Classifier):
         return name, name.replace("fc", "linear").replace("downsample", "shortcut")
 
 
-class _Block(nnx.Module):
-    """Two 3x3 convolutions and a way around them."""
+class BasicBlock(nnx.Module):
+    """Two 3x3 convolutions and a way around them, which halves the image where channels change."""
 
     def __init__(self, inputs: int, outputs: int, shortcut: str) -> None:
         halves = inputs != outputs
@@ -125,6 +125,6 @@ class _Block(nnx.Module):
         return jax.nn.relu(residual + values)
 
 
-def _stage(inputs: int, outputs: int, blocks: int, shortcut: str) -> list[_Block]:
+def _stage(inputs: int, outputs: int, blocks: int, shortcut: str) -> list[BasicBlock]:
     widths = [inputs] + [outputs] * (blocks - 1)
-    return [_Block(width, outputs, shortcut) for width in widths]
+    return [BasicBlock(width, outputs, shortcut) for width in widths]

@@ -1,0 +1,151 @@
+"""Depthwise convolution, each channel by itself, that is fast on every backend.
+
+On CPU a grouped convolution is XLA's slowest: 10 to 30 times slower than the same sum written out,
+one shifted and scaled copy of the images for each pixel of the kernel. There the sum is written
+out, and so is its gradient by the images, which automatic differentiation would pad once for each
+pixel of the kernel. Other backends have a convolution made for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+def depthwise_convolution(
+    images: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "rows columns 1 channels"],
+    strides: Sequence[int] = (1, 1),
+    padding: str | Sequence[tuple[int, int]] = "SAME",
+) -> Float[Array, "batch smaller_height smaller_width channels"]:
+    """Convolves every channel with a kernel of its own.
+
+    out[b, y, x, c] = sum_ij kernel[i, j, 0, c] padded[b, y strides[0] + i, x strides[1] + j, c]
+
+    Args:
+      images: values of any range.
+      kernel: one a channel, laid out as `lax.conv_general_dilated` takes it.
+      strides: by how many pixels the kernel moves down and across.
+      padding: `"SAME"`, `"VALID"`, or zeros before and after, for rows and for columns (negative:
+        that many are cut off).
+
+    Returns:
+      What `lax.conv_general_dilated` returns with `feature_group_count=channels`, to rounding. On
+      CPU it can be differentiated in reverse mode only.
+    """
+    strides = (int(strides[0]), int(strides[1]))
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], strides, padding)
+    (top, bottom), (left, right) = padding
+    if jax.default_backend() == "cpu":
+        return _written_out(images, kernel, strides, ((top, bottom), (left, right)))
+    return jax.lax.conv_general_dilated(
+        images,
+        kernel,
+        strides,
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=images.shape[3],
+    )
+
+
+def _shifted_sum(images: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> Array:
+    padded = _pad(images, padding)
+    rows, columns = kernel.shape[:2]
+    height = (padded.shape[1] - rows) // strides[0] + 1
+    width = (padded.shape[2] - columns) // strides[1] + 1
+    total = jnp.zeros((len(images), height, width, images.shape[3]), images.dtype)
+    for i in range(rows):
+        for j in range(columns):
+            shifted = jax.lax.slice(
+                padded,
+                (0, i, j, 0),
+                (len(images), i + (height - 1) * strides[0] + 1, j + (width - 1) * strides[1] + 1)
+                + images.shape[3:],
+                (1, *strides, 1),
+            )
+            total += shifted * kernel[i, j, 0]
+    return total
+
+
+_written_out = jax.custom_vjp(_shifted_sum, nondiff_argnums=(2, 3))
+
+
+def _forward(
+    images: Array, kernel: Array, strides: tuple[int, int], padding: Padding
+) -> tuple[Array, tuple[Array, Array]]:
+    return _shifted_sum(images, kernel, strides, padding), (images, kernel)
+
+
+def _backward(
+    strides: tuple[int, int],
+    padding: Padding,
+    residuals: tuple[Array, Array],
+    cotangent: Array,
+) -> tuple[Array, Array]:
+    images, kernel = residuals
+    by_kernel = jax.vjp(lambda kernel: _shifted_sum(images, kernel, strides, padding), kernel)[1]
+    by_images = _image_gradient(images.shape, kernel, strides, padding, cotangent)
+    return by_images, by_kernel(cotangent)[0]
+
+
+_written_out.defvjp(_forward, _backward)
+
+
+def _image_gradient(
+    shape: tuple[int, ...],
+    kernel: Array,
+    strides: tuple[int, int],
+    padding: Padding,
+    cotangent: Array,
+) -> Array:
+    """The transpose, pixel by pixel: image row q stride + r meets only every stride-th kernel row.
+
+    So each remainder r, and likewise of the columns, is a convolution with stride 1 of the
+    cotangent with a part of the kernel, and the remainders are interleaved.
+    """
+    phases = []
+    for axis in (0, 1):
+        size, stride, before = shape[1 + axis], strides[axis], padding[axis][0]
+        # For each remainder, the pixels of the kernel it meets and the output that each belongs to.
+        meets = [
+            [
+                (i, (r + before - i) // stride)
+                for i in range(kernel.shape[axis])
+                if (r + before - i) % stride == 0
+            ]
+            for r in range(stride)
+        ]
+        phases.append((-(-size // stride), meets))
+    (height, row_phases), (width, column_phases) = phases
+    ends = []
+    for axis, (length, meets) in enumerate(phases):
+        offsets = [offset for phase in meets for _, offset in phase]
+        after = length + max(offsets) - cotangent.shape[1 + axis]
+        ends.append((-min(offsets), after))
+    padded = _pad(cotangent, (ends[0], ends[1]))
+
+    def part(rows: list[tuple[int, int]], columns: list[tuple[int, int]]) -> Array:
+        total = jnp.zeros((shape[0], height, width, shape[3]), cotangent.dtype)
+        for i, down in rows:
+            for j, across in columns:
+                y, x = down + ends[0][0], across + ends[1][0]
+                shifted = padded[:, y : y + height, x : x + width]
+                total += shifted * kernel[i, j, 0]
+        return total
+
+    interleaved = jnp.stack(
+        [jnp.stack([part(rows, columns) for columns in column_phases], 3) for rows in row_phases], 2
+    )
+    whole = interleaved.reshape(shape[0], height * strides[0], width * strides[1], shape[3])
+    return whole[:, : shape[1], : shape[2]]
+
+
+def _pad(images: Array, padding: Padding) -> Array:
+    zeros = [(0, 0, 0), *((before, after, 0) for before, after in padding), (0, 0, 0)]
+    return jax.lax.pad(images, jnp.zeros((), images.dtype), zeros)

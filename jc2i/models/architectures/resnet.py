@@ -1,0 +1,128 @@
+"""Residual networks for ImageNet.
+
+Source: He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition" (CVPR 2016), table 1;
+with the stride of a bottleneck on its 3x3 convolution, as torchvision's and timm's weights have it
+("v1.5").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Float
+
+from jc2i.checks import require
+from jc2i.models.architectures.resnet_cifar import BasicBlock
+from jc2i.models.classifier import Classifier
+from jc2i.models.layers import batch_norm, compute_in, convolution, dense
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+"""Blocks in each stage, by depth; those of depth 50 are bottlenecks."""
+
+
+class ResNet(Classifier):
+    """The ImageNet residual network of 18, 34 or 50 layers, for images of any size.
+
+    It names its activations `stem` (after the pooling), `stage1.block0`, ..., `stage4.block{n-1}`,
+    `pool`, `logits`.
+
+    Args:
+      depth: 18, 34 or 50.
+      classes: the number of classes.
+      channels: the number of channels of the images.
+      mean: see `Classifier`.
+      std: see `Classifier`.
+      normalize: see `Classifier`.
+      dtype: see `Classifier`.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        *,
+        classes: int,
+        channels: int = 3,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        normalize: bool = True,
+        dtype: str = "float32",
+    ) -> None:
+        require(depth in BLOCKS, "depth", depth, "18, 34 or 50")
+        super().__init__(
+            f"resnet{depth}",
+            classes=classes,
+            channels=channels,
+            size=None,
+            mean=mean,
+            std=std,
+            normalize=normalize,
+            dtype=dtype,
+        )
+        # The attributes are named as torchvision's and timm's are.
+        self.conv1 = convolution(channels, 64, size=7, stride=2)
+        self.bn1 = batch_norm(64)
+        inputs, stages = 64, []
+        for width, count in zip((64, 128, 256, 512), BLOCKS[depth], strict=True):
+            outputs = 4 * width if depth == 50 else width
+            blocks = []
+            for index in range(count):
+                if depth == 50:
+                    stride = 2 if index == 0 and width > 64 else 1
+                    blocks.append(_Bottleneck(inputs, width, stride))
+                else:
+                    blocks.append(BasicBlock(inputs, outputs, shortcut="B"))
+                inputs = outputs
+            stages.append(nnx.List(blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.fc = dense(inputs, classes)
+        compute_in(self, dtype)
+
+    def forward(
+        self, values: Float[jax.Array, "batch height width channels"]
+    ) -> Float[jax.Array, "batch classes"]:
+        """The logits of normalised images."""
+        values = jax.nn.relu(self.bn1(self.conv1(values)))
+        values = nnx.max_pool(values, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        values = checkpoint_name(values, "stem")
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
+        for stage, blocks in enumerate(stages, start=1):
+            for index, block in enumerate(blocks):
+                values = checkpoint_name(block(values), f"stage{stage}.block{index}")
+        values = checkpoint_name(values.mean(axis=(1, 2)), "pool")
+        return self.fc(values)
+
+    def torch_names(self, layer: tuple[str | int, ...]) -> tuple[str, ...]:
+        """What published files call a layer: torchvision's and timm's name, which is ours."""
+        return (".".join(map(str, layer)),)
+
+
+class _Bottleneck(nnx.Module):
+    """A 1x1, a 3x3 and a 1x1 convolution to four times the channels, and a way around them."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        outputs = 4 * width
+        self.conv1 = convolution(inputs, width, size=1)
+        self.bn1 = batch_norm(width)
+        self.conv2 = convolution(width, width, stride=stride)
+        self.bn2 = batch_norm(width)
+        self.conv3 = convolution(width, outputs, size=1)
+        self.bn3 = batch_norm(outputs)
+        if inputs != outputs:
+            projection = convolution(inputs, outputs, size=1, stride=stride)
+            self.downsample = nnx.List([projection, batch_norm(outputs)])
+        else:
+            self.downsample = None
+
+    def __call__(
+        self, values: Float[jax.Array, "batch height width inputs"]
+    ) -> Float[jax.Array, "batch smaller_height smaller_width outputs"]:
+        residual = jax.nn.relu(self.bn1(self.conv1(values)))
+        residual = jax.nn.relu(self.bn2(self.conv2(residual)))
+        residual = self.bn3(self.conv3(residual))
+        if self.downsample is not None:
+            projection, norm = self.downsample
+            values = norm(projection(values))
+        return jax.nn.relu(residual + values)
