@@ -11,6 +11,19 @@ A CIFAR-10 network (He et al. 2016, section 4.2) from an image folder or archive
         --epochs 160 --batch-size 128 --learning-rate 0.1 --optimizer sgd --weight-decay 1e-4 \
         --augment
 
+Fine-tuning starts from a saved or pretrained model, whose last layer is replaced by one for the
+data set's classes and trained alone first. As Opti-CAM does (appendix E.2; it does not say for how
+many epochs the last layer is trained, nor of a schedule) for a ResNet-50 and Kvasir:
+
+    python experiments/train.py --data kvasir --size 224 224 --out models/kvasir \
+        --weights models/resnet50 --head-epochs 10 --head-learning-rate 1e-4 \
+        --epochs 50 --learning-rate 1e-5 --optimizer sgd --checkpoint-every 1
+
+and as Calibrate to Interpret does (section 4, "Models") for an EfficientNet and Birds:
+
+    python experiments/train.py --data caltech_birds2011 --size 224 224 --out models/birds \
+        --weights models/efficientnet-b0 --epochs 100 --learning-rate 1e-4 --checkpoint-every 1
+
 A run that was killed goes on from its last checkpoint when started again with the same
 arguments, and ends with the same weights.
 """
@@ -20,9 +33,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
+import shutil
 import sys
-import zipfile
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -39,7 +52,9 @@ if not __package__:  # run as a script, which finds only the modules beside it
 from experiments.common.provenance import provenance
 from jc2i import data, models
 from jc2i.checks import Array, invalid, require
+from jc2i.models.checkpoint import checksums, read_arrays, write_arrays
 
+_STATE, _DESCRIPTION = "state", "run.json"  # in a checkpoint's folder
 Model = TypeVar("Model", bound=nnx.Module)
 
 _DECODED_AT_ONCE = 2**30  # bytes; larger data sets are decoded batch by batch in every epoch
@@ -54,17 +69,25 @@ class Training:
     data: str = "digits"
     """Name or path of the data set, as `jc2i.data.load` takes it."""
     model: str = "small"
-    """Name of the architecture, as `jc2i.models.create` takes it."""
+    """Name of the architecture, as `jc2i.models.create` takes it; that of the weights if given."""
+    weights: str | None = None
+    """Model to start from, as `jc2i.models.load` takes it; its last layer is replaced."""
+    head_epochs: int = 0
+    """With weights: epochs that train the new last layer alone, before those of all layers."""
+    head_learning_rate: float = 1e-3
+    """Highest learning rate of those epochs."""
     train_split: str = "train"
     """Split to train on."""
     held_out_split: str = "test"
     """Split to report the accuracy on."""
     size: tuple[int, int] | None = None
-    """Height and width in pixels to resize the images to."""
+    """Height and width in pixels to resize the images to; None for those that the weights need."""
+    crop_fraction: float | None = None
+    """Keep the aspect and the centre of the images, as `jc2i.data.load` does."""
     data_dir: Path | None = None
     """Folder of data sets prepared by TFDS."""
     epochs: int = 400
-    """Passes over the training images."""
+    """Passes over the training images that train all layers."""
     learning_rate: float = 1e-2
     """Highest learning rate; reached after 5 % of the steps, then a cosine down to 0."""
     batch_size: int = 100
@@ -100,28 +123,42 @@ def train(training: Training) -> dict[str, Any]:
       ValueError: an argument is out of range, the checkpoint is another run's, or the loss left
         the finite numbers.
     """
-    for argument in ("epochs", "batch_size", "learning_rate", "checkpoint_every"):
+    for argument in (
+        "epochs", "batch_size", "learning_rate", "head_learning_rate", "checkpoint_every"
+    ):  # fmt: skip
         got = getattr(training, argument)
         require(got > 0, argument, got, "a number above 0")
-    checkpoint = training.out.with_name(f"{training.out.name}.checkpoint.npz")
+    alone = training.head_epochs
+    within = alone >= 0 if training.weights else alone == 0
+    require(within, "head_epochs", alone, "0, or more with weights to start from")
+    checkpoint = training.out.with_name(f"{training.out.name}.checkpoint")
     # A model without its training.json, beside a checkpoint, is of a run killed while saving.
-    finished = (training.out / "training.json").exists() or not checkpoint.exists()
+    finished = (training.out / "training.json").exists() or _newest(checkpoint) is None
     if training.out.exists() and finished and not training.overwrite:
         raise FileExistsError(f"out: {training.out} exists: pass --overwrite to replace a model")
+    start = models.load(training.weights) if training.weights else None
     load = functools.partial(
-        data.load, training.data, size=training.size, data_dir=training.data_dir
+        data.load,
+        training.data,
+        size=training.size or ((start.size, start.size) if start and start.size else None),
+        crop_fraction=training.crop_fraction,
+        channels=start.channels if start else None,
+        data_dir=training.data_dir,
     )
     train_images, held_out = _decoded(load(training.train_split)), load(training.held_out_split)
-    model = fit(_new_model(training, train_images), train_images, training, checkpoint)
+    model = fit(_new_model(training, start, train_images), train_images, training, checkpoint)
     record = {
-        "arguments": _run(training) | {"data": train_images.name, "data_dir": None},
+        # Without the paths of the machine that it ran on.
+        "arguments": _run(training)
+        | {"data": train_images.name, "data_dir": None, "model": model.architecture}
+        | {"weights": training.weights and Path(training.weights).name},
         "provenance": provenance(),
         training.train_split: performance(model, train_images),
         training.held_out_split: performance(model, held_out),
     }
     models.save(model, training.out, overwrite=True)
     _write(training.out / "training.json", (json.dumps(record, indent=2) + "\n").encode())
-    checkpoint.unlink(missing_ok=True)
+    _discard(checkpoint)
     return record
 
 
@@ -129,13 +166,16 @@ def fit(model: Model, dataset: data.Dataset, training: Training, checkpoint: Pat
     """Minimises the mean cross-entropy, one compiled step at a time.
 
     The loop is on the host: inside a compiled one, the gradients of convolutions are several
-    times slower on CPU.
+    times slower on CPU. While the last layer trains alone, the others are as in evaluation: batch
+    norms neither use nor change the statistics of the batch, and only the last layer's gradient is
+    computed.
 
     Args:
       model: where to start, with the mode switches `train()` and `eval()`; left in training mode.
+        A `Classifier`, if its last layer is to be trained alone.
       dataset: the training images.
       training: how to train.
-      checkpoint: file to go on from if it is there, and to write every few epochs.
+      checkpoint: folder to go on from if it is there, and to write to every few epochs.
 
     Returns:
       The trained model in evaluation mode.
@@ -144,15 +184,19 @@ def fit(model: Model, dataset: data.Dataset, training: Training, checkpoint: Pat
       ValueError: the checkpoint is another run's or damaged, or the loss is not finite.
     """
     batch_size = min(training.batch_size, len(dataset))
-    steps = training.epochs * (len(dataset) // batch_size)
-    optimizer = _optimizer(training.optimizer, training.learning_rate, training.weight_decay, steps)
+    steps = len(dataset) // batch_size
+    make = functools.partial(_optimizer, training.optimizer, training.weight_decay)
+    optimizer = make(training.learning_rate, training.epochs * steps)
+    head_optimizer = make(training.head_learning_rate, training.head_epochs * steps)
     evaluated = nnx.graphdef(model)
     model.train()
     # A pure state: a module merged from it cannot write to the one given.
-    graph, weights, statistics = nnx.split(model, nnx.Param, ...)
-    state = nnx.as_pure((weights, statistics))
-    state = (*state, optimizer.init(state[0]))
+    graph, *parts = nnx.split(model, _is_head(model, training), nnx.Param, ...)
+    head, body, statistics = nnx.as_pure(parts)
+    # Of one structure in every epoch, so that a checkpoint is read without knowing its epoch.
+    state = (head, body, statistics, head_optimizer.init([head]), optimizer.init([head, body]))
     first, state = _restore(checkpoint, training, state)
+    head, body, statistics, head_moments, moments = state
 
     for epoch, report in _epochs(first, training):
         random = np.random.default_rng((training.seed, epoch))  # so that a resumed run agrees
@@ -161,35 +205,59 @@ def fit(model: Model, dataset: data.Dataset, training: Training, checkpoint: Pat
             images, labels = dataset[order[start : start + batch_size]]
             if training.augment:
                 images = augment(images, random)
-            state, value = _step(graph, optimizer, state, data.as_float(images), labels)
+            images = data.as_float(images)
+            if epoch < training.head_epochs:
+                fixed = [body, statistics]
+                [head], _, head_moments, value = _step(
+                    evaluated, head_optimizer, [head], fixed, head_moments, images, labels
+                )
+            else:
+                [head, body], statistics, moments, value = _step(
+                    graph, optimizer, [head, body], [statistics], moments, images, labels
+                )
             losses.append(value)
         mean_loss = float(np.mean(jax.device_get(losses)))
         if not np.isfinite(mean_loss):
+            argument = "head_learning_rate" if epoch < training.head_epochs else "learning_rate"
             raise invalid(
-                "learning_rate",
-                f"{training.learning_rate}, and a loss of {mean_loss} in epoch {epoch + 1}",
+                argument,
+                f"{getattr(training, argument)}, and a loss of {mean_loss} in epoch {epoch + 1}",
                 "a smaller one",
             )
-        if (epoch + 1) % training.checkpoint_every == 0 or epoch + 1 == training.epochs:
+        if (epoch + 1) % training.checkpoint_every == 0 or epoch + 1 == _all_epochs(training):
+            state = (head, body, statistics, head_moments, moments)
             save_checkpoint(checkpoint, training, epoch + 1, state)
         report(mean_loss)
-    return nnx.merge(evaluated, *state[:2])
+    return nnx.merge(evaluated, head, body, statistics)
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "optimizer"), donate_argnames="state")
+def _is_head(model: Any, training: Training) -> Callable[[tuple[Any, ...], Any], bool]:
+    names = models.head_names(model) if training.head_epochs else ()
+    return lambda path, _: ".".join(map(str, path)) in names
+
+
+@functools.partial(
+    jax.jit, static_argnames=("graph", "optimizer"), donate_argnames=("trained", "moments")
+)
 def _step(
-    graph: Any, optimizer: optax.GradientTransformation, state: Any, images: Array, labels: Array
-) -> tuple[Any, jax.Array]:
-    weights, statistics, moments = state
+    graph: Any,
+    optimizer: optax.GradientTransformation,
+    trained: list[Any],
+    fixed: list[Any],
+    moments: Any,
+    images: Array,
+    labels: Array,
+) -> tuple[Any, Any, Any, jax.Array]:
+    """Moves the trained weights; also gives the batch statistics, the moments and the loss."""
 
-    def loss(weights: Any) -> tuple[jax.Array, Any]:
-        model = nnx.merge(graph, weights, statistics)
+    def loss(trained: list[Any]) -> tuple[jax.Array, Any]:
+        model = nnx.merge(graph, *trained, *fixed)
         loss = optax.softmax_cross_entropy_with_integer_labels(model(images), labels).mean()
         return loss, nnx.as_pure(nnx.state(model, nnx.Not(nnx.Param)))
 
-    (value, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(weights)
-    updates, moments = optimizer.update(gradient, moments, weights)
-    return (optax.apply_updates(weights, updates), statistics, moments), value
+    (value, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(trained)
+    updates, moments = optimizer.update(gradient, moments, trained)
+    return optax.apply_updates(trained, updates), statistics, moments, value
 
 
 def augment(
@@ -252,37 +320,53 @@ def _predict(model: Any, images: Array) -> tuple[jax.Array, jax.Array]:
     return probabilities.argmax(1), probabilities.max(1)
 
 
-def save_checkpoint(path: Path, training: Training, epochs: int, state: Any) -> None:
-    """Writes the state after some epochs, whole or not at all.
+def save_checkpoint(folder: Path, training: Training, epochs: int, state: Any) -> None:
+    """Writes the state after some epochs, whole or not at all, then drops the ones before.
 
     Args:
-      path: the file.
+      folder: where to write it, as a folder named by the number of epochs.
       training: the run that the state is of.
       epochs: how many epochs are done.
       state: a pytree of arrays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
     leaves = {f"leaf{i}": leaf for i, leaf in enumerate(jax.device_get(jax.tree.leaves(state)))}
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
-        np.savez(file, epochs=epochs, run=json.dumps(_run(training)), **leaves)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
+        new = Path(scratch) / str(epochs)
+        write_arrays(new / _STATE, leaves)
+        description = {"run": _run(training), "files": checksums(new / _STATE)}
+        (new / _DESCRIPTION).write_text(json.dumps(description))
+        new.rename(folder / new.name)
+    for other in folder.iterdir():
+        if other.name != new.name:
+            shutil.rmtree(other)
 
 
-def _restore(path: Path, training: Training, state: Any) -> tuple[int, Any]:
-    if not path.exists():
+def _newest(folder: Path) -> Path | None:
+    """The checkpoint to go on from; hidden ones were not finished."""
+    finished = [path for path in folder.glob("[0-9]*") if path.is_dir()]
+    return max(finished, key=lambda path: int(path.name), default=None)
+
+
+def _discard(folder: Path) -> None:
+    # Moved first: a run killed while it deletes leaves no half of a checkpoint behind.
+    if folder.exists():
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            folder.rename(Path(scratch) / "old")
+
+
+def _restore(folder: Path, training: Training, state: Any) -> tuple[int, Any]:
+    path = _newest(folder.absolute())
+    if path is None:
         return 0, state
-    leaves, structure = jax.tree.flatten(state)
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            run, epochs = json.loads(str(file["run"])), int(file["epochs"])
-            stored = [jax.numpy.asarray(file[f"leaf{i}"]) for i in range(len(leaves))]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise invalid(
-            "out", f"a damaged checkpoint {path} ({error})", "a whole one, or none"
-        ) from (error)
+        description = json.loads((path / _DESCRIPTION).read_text())
+        run, files = description["run"], description["files"]
+    except (OSError, ValueError, KeyError) as error:
+        raise _damaged(path) from error
+    if files != checksums(path / _STATE):
+        raise _damaged(path)
     changed = {name: value for name, value in _run(training).items() if run.get(name) != value}
     if changed:
         got = ", ".join(
@@ -293,7 +377,14 @@ def _restore(path: Path, training: Training, state: Any) -> tuple[int, Any]:
             f"the checkpoint {path} of another run: {got}",
             "the same arguments, or no checkpoint there",
         )
-    return epochs, jax.tree.unflatten(structure, stored)
+    stored = read_arrays(path / _STATE)
+    leaves, structure = jax.tree.flatten(state)
+    arrays = [jax.numpy.asarray(stored[f"leaf{i}"]) for i in range(len(leaves))]
+    return int(path.name), jax.tree.unflatten(structure, arrays)
+
+
+def _damaged(path: Path) -> ValueError:
+    return invalid("out", f"a damaged checkpoint {path}", "a whole one, or none")
 
 
 def _run(training: Training) -> dict[str, Any]:
@@ -312,7 +403,12 @@ def _decoded(dataset: data.Dataset) -> data.Dataset:
     return dataclasses.replace(dataset, images=np.asarray(dataset.images))
 
 
-def _new_model(training: Training, dataset: data.Dataset) -> models.Classifier:
+def _new_model(
+    training: Training, start: models.Classifier | None, dataset: data.Dataset
+) -> models.Classifier:
+    key = jax.random.key(training.seed)
+    if start is not None:
+        return models.with_new_head(start, classes=len(dataset.classes), key=key)
     _, height, _, channels = dataset.images.shape
     some = np.random.default_rng(training.seed).permutation(len(dataset))[:5000]
     pixels = data.as_float(dataset[some][0]).reshape(-1, channels).astype(np.float64)
@@ -320,7 +416,7 @@ def _new_model(training: Training, dataset: data.Dataset) -> models.Classifier:
     return models.create(
         training.model,
         classes=len(dataset.classes),
-        key=jax.random.key(training.seed),
+        key=key,
         channels=channels,
         mean=pixels.mean(0).round(4).tolist(),
         std=pixels.std(0).round(4).tolist(),
@@ -330,14 +426,18 @@ def _new_model(training: Training, dataset: data.Dataset) -> models.Classifier:
 
 @functools.lru_cache  # the same object for the same run, so that its step is compiled once
 def _optimizer(
-    name: str, learning_rate: float, weight_decay: float, steps: int
+    name: str, weight_decay: float, learning_rate: float, steps: int
 ) -> optax.GradientTransformation:
-    rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, steps // 20, steps)
+    rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, steps // 20, max(steps, 1))
     if name == "adam":
         return optax.adamw(rate, weight_decay=weight_decay)
     return optax.chain(
         optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum=0.9, nesterov=True)
     )
+
+
+def _all_epochs(training: Training) -> int:
+    return training.head_epochs + training.epochs
 
 
 def _epochs(first: int, training: Training) -> Iterator[tuple[int, Callable[[float], None]]]:
@@ -362,8 +462,8 @@ def _epochs(first: int, training: Training) -> Iterator[tuple[int, Callable[[flo
     with Progress(
         *columns, console=Console(stderr=True), disable=not training.progress
     ) as progress:
-        task = progress.add_task("training", total=training.epochs, completed=first)
-        for epoch in range(first, training.epochs):
+        task = progress.add_task("training", total=_all_epochs(training), completed=first)
+        for epoch in range(first, _all_epochs(training)):
             yield (
                 epoch,
                 lambda loss: progress.update(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from jc2i.checks import invalid, one_of
 from jc2i.data import tfds
@@ -51,8 +54,8 @@ def load(
         size (224, 224) and 0.875, the shorter side is resized to 256 and the middle 224x224 cut
         out. Boxes follow.
       interpolation: Pillow's filter, `"bicubic"` or `"bilinear"`.
-      channels: 1 (grey) or 3 (RGB) for image files; None for RGB, or what TFDS declares. Arrays
-        keep theirs.
+      channels: 1 (grey) or 3 (RGB); None for RGB, what TFDS declares, or those of an array, whose
+        grey images can be made RGB but not the reverse.
       classes: for folders and archives, the class folders' names in the order of the labels (for
         example all of ImageNet's, where the folder has a few); None for the sorted names.
       data_dir: where TFDS keeps prepared data sets; None for `$TFDS_DATA_DIR`, or else
@@ -72,11 +75,11 @@ def load(
     path, name = Path(name_or_path), str(name_or_path)
     prepared = tfds.data_directory(data_dir)
     if name == "digits":
-        _takes_none("digits", channels=channels, classes=classes)
-        dataset = load_digits(split, resizing=resizing)
+        _takes_none("digits", classes=classes)
+        dataset = _in_channels(load_digits(split, resizing=resizing), channels)
     elif path.is_file() and path.suffix == ".npz":
-        _takes_none("a .npz file", channels=channels, classes=classes)
-        dataset = load_npz(path, split, resizing=resizing)
+        _takes_none("a .npz file", classes=classes)
+        dataset = _in_channels(load_npz(path, split, resizing=resizing), channels)
     elif path.is_file() and (".tar" in path.suffixes or tarfile.is_tarfile(path)):
         dataset = load_archive(path, split, resizing=resizing, channels=channels, classes=classes)
     elif path.is_dir() and not tfds.is_prepared(path):
@@ -92,6 +95,18 @@ def load(
             f"prepared with: {tfds.how_to_prepare(name, prepared)}",
         )
     return dataset.subset(half(len(dataset), split)) if split in HALVES else dataset
+
+
+def _in_channels(dataset: Dataset, channels: int | None) -> Dataset:
+    """A data set of arrays, grey ones repeated to RGB if asked for."""
+    images = np.asarray(dataset.images)
+    stored = images.shape[3]
+    if channels not in (None, stored, 3):
+        takes = "3" if stored == 3 else "1 or 3"
+        raise invalid("channels", channels, f"{takes} for {dataset.name}")
+    # A view: repeated without being copied.
+    repeated = np.broadcast_to(images, (*images.shape[:3], channels or stored))
+    return dataclasses.replace(dataset, images=repeated)
 
 
 def _takes_none(source: str, **options: object) -> None:

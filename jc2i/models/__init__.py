@@ -5,6 +5,7 @@
 - `pretrained_names`, `PRETRAINED`, `Pretrained`: those weights, where they are from and what images
   they take; `pretrained_file`, `cache_folder`: where they lie; `class_names`,
   `class_folders`: what their classes and the folders of these are called
+- `with_new_head`, `head_names`: a model's last layer replaced, to train it on other classes
 - `from_torch`, `read_torch_file`: weights trained in PyTorch, read without it
 - `Classifier`: what they all are; `EfficientNet`, `ResNet`, `ResNetCifar`, `Small`, `VGG`,
   `VGGCifar`, `VisionTransformer`: the architectures
@@ -24,6 +25,7 @@ from jc2i.models.architectures import (
 from jc2i.models.checkpoint import save
 from jc2i.models.class_names import class_folders, class_names
 from jc2i.models.classifier import Classifier
+from jc2i.models.head import head_names, with_new_head
 from jc2i.models.import_torch import from_torch
 from jc2i.models.loading import load
 from jc2i.models.pretrained import (
@@ -52,10 +54,12 @@ __all__ = [
     "class_names",
     "create",
     "from_torch",
+    "head_names",
     "load",
     "names",
     "pretrained_file",
     "pretrained_names",
     "read_torch_file",
     "save",
+    "with_new_head",
 ]

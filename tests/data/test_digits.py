@@ -47,7 +47,7 @@ def test_splits():
     [
         ("validation", {}, "split: got 'validation', takes 'train', 'test', 'all', 'calibration'"),
         ("holdout", {}, "split: got 'holdout', takes 'train' or 'validation' or 'test'"),
-        ("train", {"channels": 3}, "channels: got 3, takes None for digits"),
+        ("train", {"channels": 2}, "channels: got 2, takes 1 or 3 for digits"),
         ("train", {"classes": ["a"]}, r"classes: got \['a'\], takes None for digits"),
         ("train", {"size": (0, 1)}, r"size: got \(0, 1\), takes \(height, width\)"),
     ],

@@ -78,7 +78,18 @@ def test_damaged_file_is_refused(tmp_path, keep):
         data.load(tmp_path / "x.npz", "all")
 
 
+def test_grey_images_for_a_network_that_takes_rgb(tmp_path):
+    np.savez(tmp_path / "x.npz", images=TRAIN, labels=[0] * 6)
+    images = data.load(tmp_path / "x.npz", "all", channels=3)[:][0]
+    np.testing.assert_array_equal(images, np.repeat(TRAIN[..., None], 3, 3))
+    colour = np.repeat(TRAIN[..., None], 3, 3)
+    np.savez(tmp_path / "rgb.npz", images=colour, labels=[0] * 6)
+    assert data.load(tmp_path / "rgb.npz", "all", channels=3).images.shape == colour.shape
+    with pytest.raises(ValueError, match="channels: got 1, takes 3 for rgb"):
+        data.load(tmp_path / "rgb.npz", "all", channels=1)
+
+
 def test_options_of_image_files_are_refused(tmp_path):
     np.savez(tmp_path / "x.npz", images=TRAIN, labels=[0] * 6)
-    with pytest.raises(ValueError, match=r"channels: got 3, takes None for a \.npz file"):
-        data.load(tmp_path / "x.npz", "all", channels=3)
+    with pytest.raises(ValueError, match=r"classes: got \['a'\], takes None for a \.npz file"):
+        data.load(tmp_path / "x.npz", "all", classes=["a"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -19,6 +20,8 @@ from flax import nnx
 from experiments import train as training_script
 from experiments.train import Training, augment, performance, train
 from jc2i import data, models
+from jc2i.models import registry
+from jc2i.models.layers import batch_norm, convolution, dense
 
 ROOT = Path(training_script.__file__).parents[1]
 
@@ -101,8 +104,8 @@ def test_batch_statistics_are_trained_and_resumed(tiny, monkeypatch):
         def __call__(self, images):
             return self.head(self.norm(images.mean((1, 2))))
 
-    dataset, checkpoint = data.load(tiny.data, "train"), tiny.out.with_name("checkpoint.npz")
-    straight = training_script.fit(Normalized(), dataset, tiny, tiny.out.with_name("other.npz"))
+    dataset, checkpoint = data.load(tiny.data, "train"), tiny.out.with_name("checkpoint")
+    straight = training_script.fit(Normalized(), dataset, tiny, tiny.out.with_name("other"))
     with monkeypatch.context() as patched:
         kill_after(3, patched)
         with pytest.raises(KeyboardInterrupt):
@@ -112,6 +115,111 @@ def test_batch_statistics_are_trained_and_resumed(tiny, monkeypatch):
         np.testing.assert_array_equal(one, other)
     assert straight.norm.use_running_average  # in evaluation mode
     assert np.abs(straight.norm.mean[...]).min() > 0
+
+
+class Normalized(models.Classifier):
+    """Two convolutions and batch norms, one dense layer."""
+
+    def __init__(self, *, classes, channels, mean, std, normalize, dtype):
+        options = {"mean": mean, "std": std, "normalize": normalize, "dtype": dtype}
+        super().__init__("normalized", classes=classes, channels=channels, size=None, **options)
+        self.convolutions = nnx.List([convolution(channels, 4), convolution(4, 4)])
+        self.norms = nnx.List([batch_norm(4), batch_norm(4)])
+        self.fc = dense(4, classes)
+
+    def forward(self, values):
+        for layer, norm in zip(self.convolutions, self.norms, strict=True):
+            values = jax.nn.relu(norm(layer(values)))
+        return self.fc(values.mean(axis=(1, 2)))
+
+
+@pytest.fixture
+def fine_tuned(tiny, tmp_path, monkeypatch):
+    """A run that starts from a network with batch norms and five classes: 2 and 2 epochs."""
+    monkeypatch.setitem(registry.ARCHITECTURES, "normalized", (Normalized, {}))
+    options = {"channels": 3, "mean": (0.4, 0.5, 0.6), "std": None, "normalize": True}
+    model = models.create(
+        "normalized", classes=5, key=jax.random.key(7), dtype="float32", **options
+    )
+    models.save(model, tmp_path / "pretrained")
+    return dataclasses.replace(tiny, weights=str(tmp_path / "pretrained"), head_epochs=2, epochs=2)
+
+
+def test_last_layer_alone_then_all(fine_tuned, monkeypatch):
+    saved = {}
+    save = training_script.save_checkpoint
+
+    def save_and_keep(path, training, done, state):
+        saved[done] = jax.device_get(state)
+        save(path, training, done, state)
+
+    monkeypatch.setattr(training_script, "save_checkpoint", save_and_keep)
+    record = train(fine_tuned)
+    pretrained, model = models.load(fine_tuned.weights), models.load(fine_tuned.out)
+    assert (model.classes, model.mean) == (2, pretrained.mean)
+    assert record["arguments"]["model"] == "normalized"
+    assert record["arguments"]["weights"] == "pretrained"
+    _, *parts = nnx.split(pretrained, nnx.PathContains("fc"), nnx.Param, ...)
+    _, body, statistics = (jax.tree.leaves(nnx.as_pure(part)) for part in parts)
+    for done, moved in ((1, False), (2, False), (3, True), (4, True)):
+        for before, after in ((body, saved[done][1]), (statistics, saved[done][2])):
+            same = [
+                np.array_equal(a, b) for a, b in zip(before, jax.tree.leaves(after), strict=True)
+            ]
+            # In 3 and 4, all: each kernel, scale and bias, each running mean and variance.
+            assert not any(same) if moved else all(same), done
+    heads = [jax.tree.leaves(saved[done][0]) for done in (1, 2, 3, 4)]
+    for before, after in itertools.pairwise(heads):
+        assert all((a != b).any() for a, b in zip(before, after, strict=True))
+
+
+def test_fine_tuning_resumes_in_either_phase(fine_tuned, monkeypatch):
+    train(fine_tuned)
+    for killed_after in (1, 2, 3):  # in the first phase, between the two, in the second
+        resumed = dataclasses.replace(fine_tuned, out=fine_tuned.out.with_name(f"{killed_after}"))
+        with monkeypatch.context() as patched:
+            kill_after(killed_after, patched)
+            with pytest.raises(KeyboardInterrupt):
+                train(resumed)
+        train(resumed)
+        for one, other in zip(weights(fine_tuned.out), weights(resumed.out), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_last_layer_alone_costs_a_forward_pass(fine_tuned, monkeypatch):
+    costs = []
+    step = training_script._step
+
+    def measured(*arguments):
+        compiled = step.lower(*arguments).compile()
+        costs.append(compiled.cost_analysis()["flops"])
+        return step(*arguments)
+
+    monkeypatch.setattr(training_script, "_step", measured)
+    # As many images as a batch has: one step an epoch.
+    train(dataclasses.replace(fine_tuned, head_epochs=1, epochs=1, batch_size=30))
+    assert len(costs) == 2
+    # Two convolutions forward, against their weights' gradients and one input's on top.
+    assert costs[0] < 0.5 * costs[1]
+
+
+def test_grey_images_and_the_size_that_the_weights_need(tiny, tmp_path):
+    random = np.random.default_rng(0)
+    arrays = {
+        f"{split}_{kind}": values
+        for split in ("train", "test")
+        for kind, values in (
+            ("images", random.integers(0, 256, (10, 6, 6), np.uint8)),
+            ("labels", np.arange(10) % 3),
+        )
+    }
+    np.savez(tmp_path / "grey.npz", **arrays)
+    start = models.create("small", classes=2, key=jax.random.key(0), size=8, channels=3)
+    models.save(start, tmp_path / "start")
+    grey, path = str(tmp_path / "grey.npz"), str(tmp_path / "start")
+    train(dataclasses.replace(tiny, data=grey, weights=path, epochs=1))
+    model = models.load(tiny.out)
+    assert (model.classes, model.channels, model.size) == (3, 3, 8)
 
 
 @pytest.mark.slow
@@ -126,9 +234,9 @@ def test_killed_process_resumes(tiny):
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     tiny = dataclasses.replace(tiny, epochs=100)
     subprocess.run(command(tiny.out), check=True, env=environment)
-    killed, checkpoint = tiny.out.with_name("killed"), tiny.out.with_name("killed.checkpoint.npz")
+    killed, checkpoint = tiny.out.with_name("killed"), tiny.out.with_name("killed.checkpoint")
     process = subprocess.Popen(command(killed), env=environment)
-    while not checkpoint.exists() and process.poll() is None:
+    while not list(checkpoint.glob("[0-9]*")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -171,6 +279,8 @@ def test_augment_crops_what_is_there():
     [
         ({"epochs": 0}, "epochs: got 0, takes a number above 0"),
         ({"learning_rate": -1.0}, "learning_rate: got -1.0, takes a number above 0"),
+        ({"head_epochs": 1}, "head_epochs: got 1, takes 0, or more with weights to start from"),
+        ({"head_learning_rate": 0.0}, "head_learning_rate: got 0.0, takes a number above 0"),
         ({"model": "tiny"}, "name: got 'tiny', takes one of"),
         ({"data": "nothing.npz"}, "name_or_path: got 'nothing.npz', which is not there"),
         ({"train_split": "validation"}, "split: got 'validation', takes 'train', 'test'"),
@@ -202,7 +312,7 @@ def test_run_killed_while_saving_ends_when_started_again(tiny, monkeypatch):
             train(short)
     train(short)
     assert (tiny.out / "training.json").exists()
-    assert not tiny.out.with_name("model.checkpoint.npz").exists()
+    assert not tiny.out.with_name("model.checkpoint").exists()
 
 
 def test_checkpoint_of_another_run_or_damaged(tiny, monkeypatch):
@@ -213,8 +323,12 @@ def test_checkpoint_of_another_run_or_damaged(tiny, monkeypatch):
         ValueError, match=r"out: got the checkpoint .* another run: seed 1 \(was 0\)"
     ):
         train(dataclasses.replace(tiny, seed=1))
-    checkpoint = tiny.out.with_name("model.checkpoint.npz")
-    checkpoint.write_bytes(checkpoint.read_bytes()[:200])
+    checkpoint = tiny.out.with_name("model.checkpoint") / "1"
+    largest = max(checkpoint.rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    largest.write_bytes(largest.read_bytes()[:200])
+    with pytest.raises(ValueError, match="out: got a damaged checkpoint"):
+        train(tiny)
+    (checkpoint / "run.json").write_text("{")
     with pytest.raises(ValueError, match="out: got a damaged checkpoint"):
         train(tiny)
 

