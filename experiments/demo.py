@@ -1,9 +1,11 @@
-"""The demonstration: train a small network on scikit-learn's digits, then the whole report.
+"""The demonstration: photographs explained, then a network trained on digits and its whole report.
 
     python experiments/demo.py             64 images, seven temperatures: about five minutes
     python experiments/demo.py --smallest  the same path on a handful of images
 
-Prints the path of the report. Run again, it goes on where it stopped.
+EfficientNet-Lite0 explains photographs of scikit-image and scikit-learn; a small network trains on
+scikit-learn's digits and is studied as the paper does. Prints the path of the report. Run again, it
+goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -19,6 +21,10 @@ import tyro
 
 from experiments import calibrate_to_interpret, train
 from experiments.c2i.study import Study
+from jc2i.cli import Explain, explain
+
+PHOTOGRAPHS = ("coffee", "chelsea", "astronaut", "rocket")
+"""Those of scikit-image that come with it; scikit-learn has two more."""
 
 
 def main(smallest: bool = False, out: Path = Path("results")) -> None:
@@ -28,6 +34,7 @@ def main(smallest: bool = False, out: Path = Path("results")) -> None:
       smallest: a handful of images, to see that everything runs.
       out: the folder of the results.
     """
+    explain_photographs(out / "photographs", 2 if smallest else 6)
     model = out / "models" / "digits"
     if not model.exists():
         train.train(train.Training(data="digits", model="small", out=model))
@@ -54,6 +61,42 @@ def main(smallest: bool = False, out: Path = Path("results")) -> None:
             temperatures=(0.5, 2.0),
         )
     print(calibrate_to_interpret.run(calibrate_to_interpret.REPORT, study))
+
+
+def explain_photographs(folder: Path, count: int) -> None:
+    """Explains photographs with an ImageNet network, as `jc2i explain` does.
+
+    Args:
+      folder: where the photographs, their overlays and raw maps go.
+      count: how many, at most six.
+    """
+    files = save_photographs(folder / "originals")[:count]
+    explain(Explain(images=tuple(files), out=folder, overwrite=True))
+
+
+def save_photographs(folder: Path) -> list[Path]:
+    """Writes the photographs that scikit-image and scikit-learn come with.
+
+    Args:
+      folder: where to; files that are there are replaced.
+
+    Returns:
+      The files.
+    """
+    import skimage.data
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    images = {name: getattr(skimage.data, name)() for name in PHOTOGRAPHS}
+    samples = load_sample_images()
+    images |= {
+        Path(name).stem: image
+        for name, image in zip(samples.filenames, samples.images, strict=True)
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, image in images.items():
+        Image.fromarray(image).save(folder / f"{name}.png")
+    return [folder / f"{name}.png" for name in images]
 
 
 if __name__ == "__main__":
