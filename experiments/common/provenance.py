@@ -42,18 +42,29 @@ def command(arguments: Sequence[str]) -> str:
 
 
 def commit() -> str:
-    """The commit of this code, ending in `-dirty` when changed; `unknown` outside a checkout."""
+    """The commit of this code, ending in `-dirty` when changed; `unknown` outside a checkout.
+
+    Results are no code: a run that replaces committed ones does not make its own record dirty.
+    """
     try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        name = _git("rev-parse", "--short=12", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", _RESULTS)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return answer.stdout.strip()
+    return f"{name}-dirty" if changed else name
+
+
+_RESULTS = ":(top,exclude,glob)**/results/**"
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
 
 
 def versions() -> dict[str, str]:

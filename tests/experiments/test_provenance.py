@@ -47,10 +47,15 @@ def test_commit_names_the_commit_and_whether_files_changed(tmp_path, monkeypatch
     git("init", "-q")
     source = tmp_path / "code.py"
     source.write_text("1")
+    for folder in ("results", "deep/results"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "table.csv").write_text("1")
     git("add", ".")
     git("commit", "-qm", "first")
     git("tag", "-m", "a tag is not what is asked for", "v1")
     monkeypatch.setattr(module, "__file__", str(source))
+    (tmp_path / "results" / "table.csv").write_text("2")
+    (tmp_path / "deep" / "results" / "table.csv").write_text("2")
     assert commit() == git("rev-parse", "--short=12", "HEAD")
     source.write_text("2")
     assert commit() == git("rev-parse", "--short=12", "HEAD") + "-dirty"
