@@ -232,7 +232,7 @@ def test_killed_process_resumes(tiny):
 
     # The same number of devices for both: this process has eight.
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    tiny = dataclasses.replace(tiny, epochs=100)
+    tiny = dataclasses.replace(tiny, epochs=20)
     subprocess.run(command(tiny.out), check=True, env=environment)
     killed, checkpoint = tiny.out.with_name("killed"), tiny.out.with_name("killed.checkpoint")
     process = subprocess.Popen(command(killed), env=environment)
