@@ -1,6 +1,7 @@
 """How fast an explainer is, and how far from the bare model.
 
     python benchmarks/throughput.py --model resnet20_cifar --batch 32 --json throughput.json
+    python benchmarks/throughput.py --model efficientnet_lite0 --classes 1000 --size 224 --batch 8
     python benchmarks/throughput.py --explainers rise meaningful_perturbation --evaluations 600
 
 The cost of an explainer is counted in model evaluations: forward passes, or gradients of the
@@ -49,6 +50,8 @@ class Benchmark:
         "meaningful_perturbation",
         "sensitivity",
         "gradient_x_input",
+        "grad_cam",
+        "hires_cam",
     )
     """Explainers of `jc2i.explainers`."""
     model: str = "resnet20_cifar"
@@ -98,6 +101,9 @@ def cost(explainer: str, benchmark: Benchmark) -> tuple[Kind, int, dict[str, Any
         return "gradient", n, {"steps": n}
     if explainer in ("sensitivity", "gradient_x_input"):
         return "gradient", 1, {}
+    if explainer in ("grad_cam", "hires_cam"):
+        # And a gradient of what is behind the last layer, which is a pooling and a dense layer.
+        return "forward", 1, {}
     raise invalid("explainers", repr(explainer), "one whose cost is known here")
 
 

@@ -53,11 +53,12 @@ def save(model: Classifier, path: str | os.PathLike[str], *, overwrite: bool = F
         new.rename(path)
 
 
-def load_folder(path: Path) -> Classifier:
+def load_folder(path: Path, options: Mapping[str, Any]) -> Classifier:
     """Reads a model that `save` wrote.
 
     Args:
       path: the folder, as an absolute path.
+      options: what replaces the options that the model was saved with.
 
     Returns:
       A callable pytree `images -> logits` in evaluation mode, its weights equal to the bit.
@@ -66,7 +67,7 @@ def load_folder(path: Path) -> Classifier:
       ValueError: if it is no model of this package, or damaged.
     """
     description = _description(path)
-    model = blank(description["architecture"], **description["options"])
+    model = blank(description["architecture"], **description["options"] | options)
     values = read_arrays(path / _WEIGHTS)
     expected = {name: value.shape for name, value in weights(model).items()}
     require_same_shapes(str(path), expected, values, f"the weights of {model.architecture}")

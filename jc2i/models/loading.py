@@ -10,12 +10,17 @@ from jc2i.models.classifier import Classifier
 from jc2i.models.pretrained import PRETRAINED, load_pretrained, pretrained_names
 
 
-def load(name_or_path: str | os.PathLike[str]) -> Classifier:
+def load(
+    name_or_path: str | os.PathLike[str], *, normalize: bool | None = None, dtype: str | None = None
+) -> Classifier:
     """Reads a model that `save` wrote, or published weights.
 
     Args:
       name_or_path: a folder, or else one of `pretrained_names()`. Weights that come in no wheel
         are downloaded the first time, to `$JC2I_CACHE` or `~/.cache/jc2i`.
+      normalize: whether the model normalises its images; None for as it was saved or published.
+        False for experiments that mask normalised images (Opti-CAM, appendix H).
+      dtype: in which the layers compute, `"float32"` or `"bfloat16"`; None as for `normalize`.
 
     Returns:
       A callable pytree `images -> logits` in evaluation mode, its weights equal to the bit.
@@ -28,10 +33,12 @@ def load(name_or_path: str | os.PathLike[str]) -> Classifier:
         not the published one, by its checksum.
     """
     name = os.fspath(name_or_path)
+    asked = {"normalize": normalize, "dtype": dtype}
+    options = {option: value for option, value in asked.items() if value is not None}
     if Path(name).exists():
-        return load_folder(Path(name).absolute())
+        return load_folder(Path(name).absolute(), options)
     if name in PRETRAINED:
-        return load_pretrained(name)
+        return load_pretrained(name, options)
     raise FileNotFoundError(
         f"{name!r} is neither a folder nor one of {', '.join(pretrained_names())}: train with "
         "experiments/train.py, or read a PyTorch file with jc2i.models.from_torch, and keep the "

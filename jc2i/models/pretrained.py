@@ -200,11 +200,12 @@ def pretrained_names() -> tuple[str, ...]:
     return tuple(PRETRAINED)
 
 
-def load_pretrained(name: str) -> Classifier:
+def load_pretrained(name: str, options: Mapping[str, Any]) -> Classifier:
     """A model with published weights.
 
     Args:
       name: as `pretrained_file` takes it.
+      options: what replaces or adds to the entry's own.
 
     Returns:
       A callable pytree `images -> logits` in evaluation mode.
@@ -212,8 +213,8 @@ def load_pretrained(name: str) -> Classifier:
     Raises:
       FileNotFoundError: as `pretrained_file` does, and likewise ConnectionError and ValueError.
     """
-    path = pretrained_file(name)
-    return from_torch(PRETRAINED[name].architecture, path, **PRETRAINED[name].options)
+    path, entry = pretrained_file(name), PRETRAINED[name]
+    return from_torch(entry.architecture, path, **entry.options | options)
 
 
 def pretrained_file(name: str) -> Path:

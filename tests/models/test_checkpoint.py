@@ -116,3 +116,14 @@ def test_weights_that_do_not_fit_the_description_are_listed(model, tmp_path):
     description.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"misshapen: dense.bias \[5\] instead of \[6\], dense.k"):
         models.load(tmp_path / "model")
+
+
+def test_a_model_is_loaded_without_its_normalisation_or_in_another_type(model, tmp_path):
+    models.save(model, tmp_path / "model")
+    bare = models.load(tmp_path / "model", normalize=False)
+    images = jax.random.uniform(jax.random.key(1), (2, 16, 16, 1))
+    np.testing.assert_allclose(bare((images - 0.1) / 0.3), model(images), rtol=1e-5, atol=1e-6)
+    assert (bare.mean, bare.normalize) == (model.mean, False)
+    assert models.load(tmp_path / "model", dtype="bfloat16").dtype == "bfloat16"
+    with pytest.raises(ValueError, match="^dtype: got 'int8', takes 'float32' or 'bfloat16'$"):
+        models.load(tmp_path / "model", dtype="int8")

@@ -125,6 +125,12 @@ def test_a_file_is_downloaded_once(enter, server, published, cache, tensors, cap
     assert out == "" and published.name in progress and "1.1/1.1 MB" in progress
 
 
+def test_published_weights_are_loaded_without_their_normalisation(enter, published, cache):
+    enter(source=published.as_uri())
+    model = models.load("stand-in", normalize=False)
+    assert not model.normalize and models.load("stand-in").normalize
+
+
 def test_the_digits_that_a_publisher_gives_suffice(enter, published, cache, tensors):
     enter(published.as_uri(), hashlib.sha256(published.read_bytes()).hexdigest()[:8])
     assert_loaded(tensors)
