@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jc2i
-from jc2i import calibrators, checks
+from jc2i import calibrators, checks, models
 from jc2i.parallel import digest, map_batches
 
 Method = Literal[
@@ -51,13 +51,19 @@ class Study:
     data: str = "digits"
     """Data set: a name, or the path of a folder, archive or npz file (`jc2i.data.load`)."""
     model: str = "small"
-    """Architecture of the weights, or the folder of a model saved by `experiments/train.py`."""
+    """Architecture of the weights, name of published ones (`jc2i.models.pretrained_names()`), or
+    the folder of a model saved by `experiments/train.py`."""
     weights: Path | None = None
     """PyTorch or safetensors file with the architecture's weights."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     """Channel means that the weights of a file were trained with."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     """Channel standard deviations that the weights of a file were trained with."""
+    size: int | None = None
+    """Height and width that images are resized to; None: what published weights want, else as
+    they are."""
+    crop_fraction: float | None = None
+    """Share of the shorter side that is kept, the centre; None squashes the image to the size."""
     name: str = ""
     """Name of the results' folder; empty: from the model and data."""
     out: Path = Path("results")
@@ -141,19 +147,33 @@ class Subject:
 
     @cached_property
     def calibration_data(self) -> Any:
-        dataset = jc2i.data.load(self.study.data, "calibration")
+        dataset = jc2i.data.load(self.study.data, "calibration", **self.preparation)
         return _first(dataset, self.study.calibration_images, "calibration_images")
 
     @cached_property
     def evaluation_data(self) -> Any:
-        return jc2i.data.load(self.study.data, "evaluation")
+        return jc2i.data.load(self.study.data, "evaluation", **self.preparation)
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """How images become what the model takes, and their folders its classes."""
+        study, options = self.study, {}
+        published = study.weights is None and study.model in models.PRETRAINED
+        if published and Path(study.data).is_dir():
+            options["classes"] = models.class_folders(study.model)
+        side = study.size or (models.PRETRAINED[study.model].size if published else None)
+        if side is not None:
+            options["size"] = (side, side)
+        if study.crop_fraction is not None:
+            options["crop_fraction"] = study.crop_fraction
+        return options
 
     @cached_property
     def model(self) -> Any:
         study = self.study
         if study.weights is None:
-            return jc2i.models.load(study.model)
-        return jc2i.models.from_torch(
+            return models.load(study.model)
+        return models.from_torch(
             study.model,
             study.weights,
             classes=len(self.evaluation_data.classes),
@@ -183,10 +203,11 @@ class Subject:
     def _logits(self, dataset: Any, split: str) -> np.ndarray:
         run = jax.jit(lambda model, images: model(images))
         tag = digest("logits", self.model_digest, self.study.data, split, len(dataset))
+        small = max(dataset.images.shape[1:3]) <= 64
         return map_batches(
             lambda images, labels: run(self.model, jc2i.data.as_float(images)),
             dataset,
-            256,
+            256 if small else self.study.batch_size,
             progress=self.study.progress and f"logits, {split}",
             resume=self.cache / f"logits-{split}-{tag}",
             tag=tag,

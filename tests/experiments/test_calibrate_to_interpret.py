@@ -16,7 +16,7 @@ import pytest
 from experiments import calibrate_to_interpret as script
 from experiments.c2i.measurements import Measurements
 from experiments.c2i.results import RESULTS
-from experiments.c2i.study import BASE, Study
+from experiments.c2i.study import BASE, Study, Subject
 from experiments.common.report import read_csv
 from jc2i import models
 
@@ -302,3 +302,12 @@ def test_a_report_killed_three_times_equals_an_uninterrupted_one(study, tmp_path
     whole, killed = files(tmp_path / "whole"), files(tmp_path / "killed")
     assert set(whole) == set(killed) and len(whole) > len(RESULTS)
     assert [name for name in whole if whole[name] != killed[name]] == []
+
+
+def test_images_become_what_published_weights_take(tmp_path):
+    """Imagenette's ten folders among ImageNet's 1,000 classes, at the network's own size."""
+    preparation = Subject(Study(data=str(tmp_path), model="efficientnet-lite1")).preparation
+    assert preparation["size"] == (240, 240) and preparation["classes"][701] == "n03888257"
+    asked = Study(data="food101", model="resnet50", size=96, crop_fraction=0.875)
+    assert Subject(asked).preparation == {"size": (96, 96), "crop_fraction": 0.875}
+    assert Subject(Study(model="small")).preparation == {}
