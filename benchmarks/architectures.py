@@ -1,0 +1,301 @@
+"""How fast the architectures are: forward and input gradient, beside PyTorch's.
+
+    python benchmarks/architectures.py --architectures efficientnet_lite0 --json architectures.json
+    python benchmarks/architectures.py --architectures resnet50 vgg16 --frameworks jax --threads 0
+
+JAX and PyTorch spoil each other's timings in one process, so each measurement is a process of its
+own, the two frameworks in turn; a machine whose speed drifts slows both, and the median of the
+pairs' ratios is reported. Weights are random: speed does not depend on them. PyTorch (channels
+last) is efficientnet-lite-pytorch for the Lite networks and Hugging Face's transformers for ResNet
+and EfficientNet-B0; other architectures are timed in JAX alone.
+
+What bounds a network is told by its rate: the same process times one large matrix product, and a
+network near that rate is bounded by arithmetic, one far below by memory and by many small layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from experiments.common.provenance import provenance
+
+SIZES = {"efficientnet_lite1": 240, "efficientnet_lite2": 260}
+"""Height and width of the images, where they are not 224."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """What to time."""
+
+    architectures: tuple[str, ...] = (
+        "efficientnet_lite0",
+        "efficientnet_lite1",
+        "efficientnet_lite2",
+        "efficientnet_b0",
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "vgg16",
+        "vgg16_bn",
+    )
+    """Names of `jc2i.models.names()`."""
+    frameworks: tuple[str, ...] = ("jax", "pytorch")
+    """Which of the two."""
+    batch: int = 8
+    """Images in a batch."""
+    threads: int = 2
+    """Threads of PyTorch and processors of both; 0 leaves both as they are."""
+    processes: int = 3
+    """Processes a framework, in turn."""
+    repeats: int = 7
+    """Timed calls in each process, after two that are not."""
+    json: Path | None = None
+    """File for the numbers, with the command and the machine."""
+
+
+def time_jax(architecture: str, benchmark: Benchmark) -> dict[str, float]:
+    """Times one of this package's models in this process.
+
+    Args:
+      architecture: its name.
+      benchmark: batch and repeats.
+
+    Returns:
+      Median seconds a batch and GFLOP, forward and with the gradient as explainers take it; the
+      GFLOP/s of a matrix product.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    import jc2i
+    from jc2i.jaxpr import fast_gradients
+
+    model = jc2i.models.create(architecture, classes=1000, key=jax.random.key(0))
+    size = SIZES.get(architecture, 224)
+    images = jax.random.uniform(jax.random.key(1), (benchmark.batch, size, size, 3))
+
+    def gradient(model: Any, images: jax.Array) -> jax.Array:
+        return jax.grad(lambda images: fast_gradients(model)(images)[:, 0].sum())(images)
+
+    result = {}
+    for kind, function in (
+        ("forward", lambda model, images: model(images)),
+        ("gradient", gradient),
+    ):
+        compiled = jax.jit(function).lower(model, images).compile()
+        result[kind] = _median_seconds(
+            lambda compiled=compiled: compiled(model, images).block_until_ready(), benchmark
+        )
+        result[f"{kind}_gflop"] = compiled.cost_analysis()["flops"] / 1e9
+    square = jnp.ones((2048, 2048))
+    product = jax.jit(jnp.matmul)
+    seconds = _median_seconds(lambda: product(square, square).block_until_ready(), benchmark)
+    return result | {"product_gflop_a_second": 2 * 2.048**3 / seconds}
+
+
+def time_pytorch(architecture: str, benchmark: Benchmark) -> dict[str, float]:
+    """Times PyTorch's model in this process.
+
+    Args:
+      architecture: the name of ours.
+      benchmark: batch, threads and repeats.
+
+    Returns:
+      Median seconds a batch, forward and with the gradient.
+    """
+    import torch
+
+    if benchmark.threads:
+        torch.set_num_threads(benchmark.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = _pytorch_model(architecture).eval().requires_grad_(False)
+    model = model.to(device, memory_format=torch.channels_last)
+    size = SIZES.get(architecture, 224)
+    images = torch.rand(benchmark.batch, 3, size, size, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+
+    def logits(images: torch.Tensor) -> torch.Tensor:
+        result = model(images)
+        return getattr(result, "logits", result)
+
+    def forward() -> None:
+        with torch.no_grad():
+            logits(images)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    def gradient() -> None:
+        inputs = images.clone().requires_grad_(True)
+        torch.autograd.grad(logits(inputs)[:, 0].sum(), inputs)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return {
+        "forward": _median_seconds(forward, benchmark),
+        "gradient": _median_seconds(gradient, benchmark),
+    }
+
+
+def _pytorch_model(architecture: str) -> Any:
+    if architecture.startswith("efficientnet_lite"):
+        from efficientnet_lite_pytorch import EfficientNet
+
+        return EfficientNet.from_name(architecture.replace("_", "-"))
+    if architecture == "efficientnet_b0":
+        from transformers import EfficientNetConfig, EfficientNetForImageClassification
+
+        config = EfficientNetConfig(
+            num_labels=1000, width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280
+        )
+        return EfficientNetForImageClassification(config)
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    depths = [2, 2, 2, 2] if architecture == "resnet18" else [3, 4, 6, 3]
+    options: dict[str, Any] = {"depths": depths, "num_labels": 1000}
+    if architecture != "resnet50":
+        options |= {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512]}
+    return ResNetForImageClassification(ResNetConfig(**options))
+
+
+def pytorch_package(architecture: str) -> str | None:
+    """The package with PyTorch's implementation, or None where none is known."""
+    if architecture.startswith("efficientnet_lite"):
+        return "efficientnet-lite-pytorch"
+    if architecture in ("efficientnet_b0", "resnet18", "resnet34", "resnet50"):
+        return "transformers"
+    return None
+
+
+def _median_seconds(function: Callable[[], Any], benchmark: Benchmark) -> float:
+    times = []
+    for _ in range(benchmark.repeats + 2):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[2:]))
+
+
+_ALONE = """
+import json, sys
+from benchmarks.architectures import Benchmark, time_jax, time_pytorch
+framework, architecture, options = json.loads(sys.argv[1])
+time = {"jax": time_jax, "pytorch": time_pytorch}[framework]
+print(json.dumps(time(architecture, Benchmark(**options))))
+"""
+
+
+def in_a_process(framework: str, architecture: str, benchmark: Benchmark) -> dict[str, float]:
+    """The measurement of one framework, made in a new process.
+
+    Args:
+      framework: `"jax"` or `"pytorch"`.
+      architecture: its name.
+      benchmark: what to time.
+
+    Returns:
+      As `time_jax` or `time_pytorch` does.
+
+    Raises:
+      SystemExit: if the process fails, with what it said last.
+    """
+    options = {name: getattr(benchmark, name) for name in ("batch", "threads", "repeats")}
+    arguments = json.dumps([framework, architecture, options])
+    command = [sys.executable, "-c", _ALONE, arguments]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).resolve().parent.parent,
+        preexec_fn=_few_processors(benchmark.threads),
+    )
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:]
+        package = pytorch_package(architecture) if framework == "pytorch" else None
+        hint = f" (is {package} installed?)" if "ModuleNotFoundError" in str(last) else ""
+        raise SystemExit(f"{framework}, {architecture}: {' '.join(last)}{hint}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _few_processors(threads: int) -> Callable[[], None] | None:
+    if not threads or not hasattr(os, "sched_setaffinity"):
+        return None
+    # XLA takes as many threads as there are processors.
+    processors = sorted(os.sched_getaffinity(0))[:threads]
+    return lambda: os.sched_setaffinity(0, processors)
+
+
+def measure(architecture: str, benchmark: Benchmark) -> dict[str, Any]:
+    """Times one architecture in alternating processes.
+
+    Args:
+      architecture: its name.
+      benchmark: what to time.
+
+    Returns:
+      One row: seconds a batch, GFLOP/s, and PyTorch's seconds over ours (above 1: ours is faster).
+    """
+    frameworks = [
+        framework
+        for framework in benchmark.frameworks
+        if framework == "jax" or pytorch_package(architecture)
+    ]
+    runs: dict[str, list[dict[str, float]]] = {framework: [] for framework in frameworks}
+    for _ in range(benchmark.processes):
+        for framework in frameworks:
+            runs[framework].append(in_a_process(framework, architecture, benchmark))
+    row: dict[str, Any] = {"architecture": architecture}
+    for kind in ("forward", "gradient"):
+        for framework in frameworks:
+            seconds = [run[kind] for run in runs[framework]]
+            row[f"{framework}_{kind}_seconds"] = float(np.median(seconds))
+        if "jax" in frameworks:
+            rates = [run[f"{kind}_gflop"] / run[kind] for run in runs["jax"]]
+            row[f"{kind}_gflop_a_second"] = float(np.median(rates))
+        if set(frameworks) == {"jax", "pytorch"}:
+            pairs = zip(runs["pytorch"], runs["jax"], strict=True)
+            row[f"{kind}_speedup"] = float(np.median([p[kind] / j[kind] for p, j in pairs]))
+    if "jax" in frameworks:
+        products = [run["product_gflop_a_second"] for run in runs["jax"]]
+        row["product_gflop_a_second"] = float(np.median(products))
+        share = row["forward_gflop_a_second"] / row["product_gflop_a_second"]
+        row["bound_by"] = "arithmetic" if share > 0.5 else "memory and small layers"
+    return row
+
+
+def main(benchmark: Benchmark) -> None:
+    """Times the architectures, prints a table and writes the numbers."""
+    rows = []
+    for architecture in benchmark.architectures:
+        rows.append(measure(architecture, benchmark))
+        print(json.dumps(rows[-1]), flush=True)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(*columns, title=f"batch {benchmark.batch}, threads {benchmark.threads or 'all'}")
+    for row in rows:
+        cells = (row.get(name, "") for name in columns)
+        table.add_row(*(f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells))
+    Console(width=240).print(table)
+    if benchmark.json:
+        settings = {k: v for k, v in dataclasses.asdict(benchmark).items() if k != "json"}
+        record = {"provenance": provenance(), "benchmark": settings, "rows": rows}
+        benchmark.json.parent.mkdir(parents=True, exist_ok=True)
+        benchmark.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Benchmark))

@@ -1,0 +1,238 @@
+"""Makes models_imagenet.json: logits and input gradients of others' ImageNet networks.
+
+Run `python tests/golden/models_imagenet.py` where torch, transformers and efficientnet-lite-pytorch
+are installed. The residual networks and EfficientNet-B0 are those of Hugging Face's transformers
+(B0 once padded as torchvision and timm pad, once as transformers does), EfficientNet-Lite those of
+efficientnet-lite-pytorch, all with weights drawn by name. Torchvision could not be installed beside
+this torch, so VGG is its published list of layers in torch.nn.Sequential, and the names that it and
+timm give to the weights are those of their source code; HUGGING_FACE maps transformers' onto them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CIFAR = runpy.run_path(str(Path(__file__).with_name("models_logits.py")))
+MEAN, STD, tensor = CIFAR["MEAN"], CIFAR["STD"], CIFAR["tensor"]
+CLASSES = 10
+TARGET = 3
+ENTRIES = 40
+
+CASES = {
+    "resnet18": {"size": 64},
+    "resnet50": {"size": 64},
+    "vgg16": {"size": 64, "options": {"size": 64, "hidden": 32}},
+    "vgg16_bn": {"size": 64, "options": {"size": 64, "hidden": 32}},
+    "efficientnet_b0 torchvision": {"size": 72},
+    "efficientnet_b0 timm": {"size": 64, "options": {"padding": "same", "epsilon": 1e-3}},
+    # 72, 36, 18, 9, 5, 3 pixels: paddings of even and of odd images.
+    "efficientnet_lite0": {"size": 72},
+    "efficientnet_lite2": {"size": 72},
+}
+
+
+def images(size: int) -> np.ndarray:
+    """Two images [2, size, size, 3] in [0, 1]."""
+    return np.random.default_rng(0).uniform(size=(2, size, size, 3)).astype(np.float32)
+
+
+def entries(size: int) -> np.ndarray:
+    """Which entries of the flat gradient are kept."""
+    return np.random.default_rng(1).choice(2 * size * size * 3, ENTRIES, replace=False)
+
+
+RESNET = (
+    (r"resnet\.embedder\.embedder\.convolution", "conv1"),
+    (r"resnet\.embedder\.embedder\.normalization", "bn1"),
+    (r"resnet\.encoder\.stages\.(\d)\.layers\.", lambda m: f"layer{int(m[1]) + 1}."),
+    (r"layer\.(\d)\.convolution", lambda m: f"conv{int(m[1]) + 1}"),
+    (r"layer\.(\d)\.normalization", lambda m: f"bn{int(m[1]) + 1}"),
+    (r"shortcut\.convolution", "downsample.0"),
+    (r"shortcut\.normalization", "downsample.1"),
+    (r"classifier\.1", "fc"),
+)
+
+BLOCKS = (1, 2, 2, 3, 3, 4, 1)
+STAGE_OF = [(stage, i) for stage, count in enumerate(BLOCKS) for i in range(count)]
+TORCHVISION_PARTS = {
+    "expansion.expand_conv": "0.0",
+    "expansion.expand_bn": "0.1",
+    "depthwise_conv.depthwise_conv": "1.0",
+    "depthwise_conv.depthwise_norm": "1.1",
+    "squeeze_excite.reduce": "2.fc1",
+    "squeeze_excite.expand": "2.fc2",
+    "projection.project_conv": "3.0",
+    "projection.project_bn": "3.1",
+}
+TIMM_PARTS = {
+    "expansion.expand_conv": "conv_pw",
+    "expansion.expand_bn": "bn1",
+    "depthwise_conv.depthwise_conv": "conv_dw",
+    "depthwise_conv.depthwise_norm": "bn2",
+    "squeeze_excite.reduce": "se.conv_reduce",
+    "squeeze_excite.expand": "se.conv_expand",
+    "projection.project_conv": "conv_pwl",
+    "projection.project_bn": "bn3",
+}
+# Torchvision's and timm's first blocks, which do not expand, have other numbers.
+TORCHVISION_FIRST = {
+    "depthwise_conv.depthwise_conv": "0.0",
+    "depthwise_conv.depthwise_norm": "0.1",
+    "squeeze_excite.reduce": "1.fc1",
+    "squeeze_excite.expand": "1.fc2",
+    "projection.project_conv": "2.0",
+    "projection.project_bn": "2.1",
+}
+TIMM_FIRST = {
+    "depthwise_conv.depthwise_conv": "conv_dw",
+    "depthwise_conv.depthwise_norm": "bn1",
+    "squeeze_excite.reduce": "se.conv_reduce",
+    "squeeze_excite.expand": "se.conv_expand",
+    "projection.project_conv": "conv_pw",
+    "projection.project_bn": "bn2",
+}
+
+
+def _torchvision_block(match: re.Match) -> str:
+    number, part = int(match[1]), match[2]
+    stage, block = STAGE_OF[number]
+    parts = TORCHVISION_PARTS if number else TORCHVISION_FIRST
+    return f"features.{stage + 1}.{block}.block.{parts[part]}"
+
+
+def _timm_block(match: re.Match) -> str:
+    number, part = int(match[1]), match[2]
+    stage, block = STAGE_OF[number]
+    return f"blocks.{stage}.{block}.{(TIMM_PARTS if number else TIMM_FIRST)[part]}"
+
+
+HUGGING_FACE: dict[str, tuple[tuple[str, str | Callable[[re.Match], str]], ...]] = {
+    "resnet18": RESNET,
+    "resnet50": RESNET,
+    "efficientnet_b0 torchvision": (
+        (r"efficientnet\.encoder\.blocks\.(\d+)\.(\w+\.\w+)", _torchvision_block),
+        (r"efficientnet\.embeddings\.convolution", "features.0.0"),
+        (r"efficientnet\.embeddings\.batchnorm", "features.0.1"),
+        (r"efficientnet\.encoder\.top_conv", "features.8.0"),
+        (r"efficientnet\.encoder\.top_bn", "features.8.1"),
+        (r"^classifier", "classifier.1"),
+    ),
+    "efficientnet_b0 timm": (
+        (r"efficientnet\.encoder\.blocks\.(\d+)\.(\w+\.\w+)", _timm_block),
+        (r"efficientnet\.embeddings\.convolution", "conv_stem"),
+        (r"efficientnet\.embeddings\.batchnorm", "bn1"),
+        (r"efficientnet\.encoder\.top_conv", "conv_head"),
+        (r"efficientnet\.encoder\.top_bn", "bn2"),
+    ),
+}
+
+
+def published_name(case: str, name: str) -> str:
+    """A weight's name in the files that users have."""
+    for pattern, replacement in HUGGING_FACE.get(case, ()):
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def network(case: str) -> Any:
+    """The PyTorch network of a case."""
+    from torch import nn
+
+    name, size = case.split()[0], CASES[case]["size"]
+    if name.startswith("efficientnet_lite"):
+        from efficientnet_lite_pytorch import EfficientNet
+
+        return EfficientNet.from_name(name.replace("_", "-"), num_classes=CLASSES, image_size=size)
+    if name.startswith("resnet"):
+        from transformers import ResNetConfig, ResNetForImageClassification
+
+        options = (
+            {"layer_type": "basic", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]}
+            if name == "resnet18"
+            else {"layer_type": "bottleneck", "depths": [3, 4, 6, 3]}
+        )
+        return ResNetForImageClassification(ResNetConfig(num_labels=CLASSES, **options))
+    if name == "efficientnet_b0":
+        from transformers import EfficientNetConfig, EfficientNetForImageClassification
+
+        symmetric = case.endswith("torchvision")
+        model = EfficientNetForImageClassification(
+            EfficientNetConfig(
+                num_labels=CLASSES,
+                width_coefficient=1.0,
+                depth_coefficient=1.0,
+                hidden_dim=1280,
+                # The blocks that pad alike on all sides.
+                depthwise_padding=list(range(len(STAGE_OF))) if symmetric else [],
+                batch_norm_eps=1e-5 if symmetric else 1e-3,
+            )
+        )
+        if symmetric:
+            model.efficientnet.embeddings.padding = nn.ZeroPad2d(1)
+        return model
+    return vgg16(nn, name.endswith("bn"), CASES[case]["options"])
+
+
+def vgg16(nn: Any, batch_norm: bool, options: dict[str, int]) -> Any:
+    """torchvision.models.vgg16 and vgg16_bn (configuration "D"), with other dense layers."""
+    layers: list[Any] = []
+    inputs = 3
+    for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for _ in range(count):
+            layers.append(nn.Conv2d(inputs, width, kernel_size=3, padding=1))
+            if batch_norm:
+                layers.append(nn.BatchNorm2d(width))
+            layers.append(nn.ReLU(inplace=True))
+            inputs = width
+        layers.append(nn.MaxPool2d(kernel_size=2, stride=2))
+    hidden = options["hidden"]
+    head = [nn.Linear(512 * (options["size"] // 32) ** 2, hidden), nn.ReLU(True), nn.Dropout()]
+    head += [nn.Linear(hidden, hidden), nn.ReLU(True), nn.Dropout(), nn.Linear(hidden, CLASSES)]
+    model = nn.Sequential()
+    model.add_module("features", nn.Sequential(*layers))
+    model.add_module("flatten", nn.Flatten())
+    model.add_module("classifier", nn.Sequential(*head))
+    return model
+
+
+def main() -> None:
+    import torch
+
+    golden = {}
+    for case, settings in CASES.items():
+        model, size = network(case), settings["size"]
+        shapes, drawn = {}, {}
+        for name, value in model.state_dict().items():
+            if name.endswith("num_batches_tracked"):
+                continue
+            published = published_name(case, name)
+            shapes[published] = list(value.shape)
+            drawn[name] = torch.from_numpy(tensor(published, tuple(value.shape)))
+        left = model.load_state_dict(drawn, strict=False)
+        assert not left.unexpected_keys and len(shapes) == len(drawn)
+        model = model.double().eval()
+        x = torch.from_numpy(images(size)).double().requires_grad_(True)
+        mean, std = (torch.tensor(values, dtype=torch.float64) for values in (MEAN, STD))
+        logits = model(((x - mean) / std).permute(0, 3, 1, 2).contiguous())
+        logits = getattr(logits, "logits", logits)
+        gradient = torch.autograd.grad(logits[:, TARGET].sum(), x)[0].numpy()
+        golden[case] = {
+            "shapes": shapes,
+            "logits": logits.detach().numpy().tolist(),
+            "gradient": gradient.ravel()[entries(size)].tolist(),
+            "gradient_norms": np.sqrt((gradient**2).sum((1, 2, 3))).tolist(),
+        }
+        print(case, golden[case]["logits"][0][:3], golden[case]["gradient_norms"])
+    path = Path(__file__).with_suffix(".json")
+    path.write_text(json.dumps(golden) + "\n")
+
+
+if __name__ == "__main__":
+    main()
