@@ -97,3 +97,13 @@ def test_a_file_in_two_lines_of_names_is_refused(tmp_path):
     tensors["features.0.0.weight"] = tensors["conv_stem.weight"]
     with pytest.raises(ValueError, match=r"surplus: conv_stem.weight \[32, 3, 3, 3\]"):
         imported("efficientnet_b0 timm", tmp_path / "weights", tensors)
+
+
+def test_published_lite0_sees_photographs_as_in_pytorch():
+    script = SCRIPT.with_name("models_lite0.py")
+    images = runpy.run_path(str(script))["images"]()
+    expected = np.load(script.with_suffix(".npz"))["logits"]
+    logits = jax.jit(lambda model, images: model(images))(models.load("efficientnet-lite0"), images)
+    assert near(np.asarray(logits), expected, 1e-4)
+    names = models.class_names("efficientnet-lite0")
+    assert [names[i] for i in expected.argmax(1)[:2]] == ["espresso", "tiger cat"]
