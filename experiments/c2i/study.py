@@ -23,6 +23,8 @@ Method = Literal[
     "occlusion",
     "rise",
     "meaningful_perturbation",
+    "grad_cam",
+    "hires_cam",
     "random_map",
 ]
 Calibration = Literal["temperature", "vector_scaling", "matrix_scaling", "dirichlet", "isotonic"]
