@@ -102,7 +102,7 @@ def time_jax(architecture: str, benchmark: Benchmark) -> dict[str, float]:
         result[kind] = _median_seconds(
             lambda compiled=compiled: compiled(model, images).block_until_ready(), benchmark
         )
-        result[f"{kind}_gflop"] = compiled.cost_analysis()["flops"] / 1e9
+        result[f"{kind}_gflop"] = (compiled.cost_analysis() or {})["flops"] / 1e9
     square = jnp.ones((2048, 2048))
     product = jax.jit(jnp.matmul)
     seconds = _median_seconds(lambda: product(square, square).block_until_ready(), benchmark)
@@ -160,9 +160,8 @@ def _pytorch_model(architecture: str) -> Any:
     if architecture == "efficientnet_b0":
         from transformers import EfficientNetConfig, EfficientNetForImageClassification
 
-        config = EfficientNetConfig(
-            num_labels=1000, width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280
-        )
+        config = EfficientNetConfig(width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280)
+        config.num_labels = 1000
         return EfficientNetForImageClassification(config)
     from transformers import ResNetConfig, ResNetForImageClassification
 

@@ -8,6 +8,7 @@ with the stride of a bottleneck on its 3x3 convolution, as torchvision's and tim
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from flax import nnx
@@ -85,7 +86,9 @@ class ResNet(Classifier):
     ) -> Float[jax.Array, "batch classes"]:
         """The logits of normalised images."""
         values = jax.nn.relu(self.bn1(self.conv1(values)))
-        values = nnx.max_pool(values, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        # Flax pads with minus infinity; it takes numbers too, though its annotation says words.
+        padding: Any = ((1, 1), (1, 1))
+        values = nnx.max_pool(values, (3, 3), strides=(2, 2), padding=padding)
         values = checkpoint_name(values, "stem")
         stages = (self.layer1, self.layer2, self.layer3, self.layer4)
         for stage, blocks in enumerate(stages, start=1):

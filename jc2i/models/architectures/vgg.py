@@ -18,7 +18,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float
 
-from jc2i.checks import require
+from jc2i.checks import positive, require
 from jc2i.models.classifier import Classifier
 from jc2i.models.layers import batch_norm, compute_in, convolution, dense
 
@@ -42,11 +42,19 @@ class _VGG(Classifier):
     """
 
     def __init__(
-        self, architecture: str, depth: int, *, batch_norm: bool, hidden: int, **options: Any
+        self,
+        architecture: str,
+        depth: int,
+        *,
+        batch_norm: bool,
+        size: int,
+        hidden: int,
+        **options: Any,
     ) -> None:
         require(depth in CONVOLUTIONS, "depth", depth, "11, 13, 16 or 19")
-        super().__init__(architecture, **options)
-        require(self.size >= 32 and self.size % 32 == 0, "size", self.size, "a multiple of 32")
+        require(size >= 32 and size % 32 == 0, "size", size, "a multiple of 32")
+        positive(hidden=hidden)
+        super().__init__(architecture, size=size, **options)
         self.batch_norm = batch_norm
         stages = []
         inputs = self.channels
@@ -55,7 +63,7 @@ class _VGG(Classifier):
             stages.append(nnx.List([_Layer(w, width, batch_norm) for w in widths]))
             inputs = width
         self.stages = nnx.List(stages)
-        pixels = (self.size // 32) ** 2
+        pixels = (size // 32) ** 2
         self.classifier = nnx.List(
             [dense(pixels * inputs, hidden), dense(hidden, hidden), dense(hidden, self.classes)]
         )
