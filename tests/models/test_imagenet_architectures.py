@@ -22,6 +22,9 @@ GOLDEN = json.loads(SCRIPT.with_suffix(".json").read_text())
 MAKE = runpy.run_path(str(SCRIPT))
 NORMALISATION = {"mean": MAKE["MEAN"], "std": MAKE["STD"]}
 
+FAST = ("resnet18", "efficientnet_b0 torchvision", "efficientnet_lite0")
+"""One case a family: the others take minutes to compile, and run with the slow tests."""
+
 
 def drawn(case):
     return {n: MAKE["tensor"](n, tuple(s)) for n, s in GOLDEN[case]["shapes"].items()}
@@ -48,7 +51,7 @@ def near(values, expected, relative):
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, marks=[pytest.mark.slow] if case.endswith("lite2") else [])
+        pytest.param(case, marks=[] if case in FAST else [pytest.mark.slow])
         for case in MAKE["CASES"]
     ],
 )
@@ -72,7 +75,8 @@ def test_logits_and_input_gradients_equal_those_of_pytorch(case, tmp_path):
 
 
 PARAMETERS = {
-    # As torchvision and Hugging Face count them for 1,000 classes; Lite as its PyTorch files do.
+    # As torchvision and Hugging Face count them for 1,000 classes; Lite as its wheels' files have
+    # them, which are read strictly.
     "resnet18": 11_689_512,
     "resnet34": 21_797_672,
     "resnet50": 25_557_032,
