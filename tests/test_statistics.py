@@ -73,7 +73,7 @@ def test_paired_difference_drops_a_pair_with_nan_on_either_side():
     assert (interval.estimate, interval.count, interval.dropped) == (1.5, 2, 2)
 
 
-def test_paired_difference_refuses_different_images():
+def test_paired_difference_refuses_different_images(untyped):
     with pytest.raises(ValueError, match="after: got 2 values, takes one for each of the 3 before"):
         paired_difference(np.zeros(3), np.zeros(2))
 
@@ -142,7 +142,7 @@ def test_bad_options_are_refused(options, message):
         statistic_interval(np.mean, (np.arange(3.0),), **options)
 
 
-def test_bad_arrays_are_refused():
+def test_bad_arrays_are_refused(untyped):
     with pytest.raises(ValueError, match=r"arrays: got leading axes of \[2, 3\], takes the same"):
         statistic_interval(np.mean, (np.zeros(2), np.zeros(3)))
     with pytest.raises(ValueError, match=r"values: got an array of shape \(2, 2\), takes one"):
