@@ -119,7 +119,7 @@ def time_pytorch(architecture: str, benchmark: Benchmark) -> dict[str, float]:
     Returns:
       Median seconds a batch, forward and with the gradient.
     """
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     if benchmark.threads:
         torch.set_num_threads(benchmark.threads)
@@ -154,16 +154,16 @@ def time_pytorch(architecture: str, benchmark: Benchmark) -> dict[str, float]:
 
 def _pytorch_model(architecture: str) -> Any:
     if architecture.startswith("efficientnet_lite"):
-        from efficientnet_lite_pytorch import EfficientNet
+        from efficientnet_lite_pytorch import EfficientNet  # pyright: ignore[reportMissingImports]
 
         return EfficientNet.from_name(architecture.replace("_", "-"))
     if architecture == "efficientnet_b0":
-        from transformers import EfficientNetConfig, EfficientNetForImageClassification
+        from transformers import EfficientNetConfig, EfficientNetForImageClassification  # pyright: ignore[reportMissingImports]
 
         config = EfficientNetConfig(width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280)
         config.num_labels = 1000
         return EfficientNetForImageClassification(config)
-    from transformers import ResNetConfig, ResNetForImageClassification
+    from transformers import ResNetConfig, ResNetForImageClassification  # pyright: ignore[reportMissingImports]
 
     depths = [2, 2, 2, 2] if architecture == "resnet18" else [3, 4, 6, 3]
     options: dict[str, Any] = {"depths": depths, "num_labels": 1000}

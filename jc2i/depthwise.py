@@ -12,7 +12,9 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from jc2i.checks import Array
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -22,7 +24,7 @@ def depthwise_convolution(
     kernel: Float[Array, "rows columns 1 channels"],
     strides: Sequence[int] = (1, 1),
     padding: str | Sequence[tuple[int, int]] = "SAME",
-) -> Float[Array, "batch smaller_height smaller_width channels"]:
+) -> Float[jax.Array, "batch smaller_height smaller_width channels"]:
     """Convolves every channel with a kernel of its own.
 
     out[b, y, x, c] = sum_ij kernel[i, j, 0, c] padded[b, y strides[0] + i, x strides[1] + j, c]
@@ -38,6 +40,7 @@ def depthwise_convolution(
       What `lax.conv_general_dilated` returns with `feature_group_count=channels`, to rounding. On
       CPU it can be differentiated in reverse mode only.
     """
+    images, kernel = jnp.asarray(images), jnp.asarray(kernel)
     strides = (int(strides[0]), int(strides[1]))
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], strides, padding)

@@ -127,7 +127,9 @@ def fast_gradients(model: Callable) -> Callable:
     return evaluated
 
 
-def _canonical_convolution(parameters: dict[str, Any], images: Array, kernel: Array) -> list[Array]:
+def _canonical_convolution(
+    parameters: dict[str, Any], images: Array, kernel: Array
+) -> Sequence[Array]:
     def convolve(images: Array, kernel: Array) -> Array:
         return jax.lax.conv_general_dilated_p.bind(images, kernel, **parameters)
 

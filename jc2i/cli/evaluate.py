@@ -119,7 +119,7 @@ def _explanations(
     order = np.random.default_rng(options.seed).permutation(len(dataset))[: options.images]
     images = data.as_float(dataset[order][0])
     segments = metrics.superpixels(images, 100)
-    curves = {"steps": options.steps, "batch_size": options.batch_size}
+    curves: dict[str, Any] = {"steps": options.steps, "batch_size": options.batch_size}
 
     def run(name: str, function: Any, *arrays: Any) -> Any:
         resume = options.resume and options.resume / name.replace(" ", "-")

@@ -214,7 +214,7 @@ def load_pretrained(name: str, options: Mapping[str, Any]) -> Classifier:
       FileNotFoundError: as `pretrained_file` does, and likewise ConnectionError and ValueError.
     """
     path, entry = pretrained_file(name), PRETRAINED[name]
-    return from_torch(entry.architecture, path, **entry.options | options)
+    return from_torch(entry.architecture, path, **{**entry.options, **options})
 
 
 def pretrained_file(name: str) -> Path:
