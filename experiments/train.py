@@ -52,6 +52,7 @@ if not __package__:  # run as a script, which finds only the modules beside it
 from experiments.common.provenance import provenance
 from jc2i import data, models
 from jc2i.checks import Array, invalid, require
+from jc2i.files import write_whole
 from jc2i.models.checkpoint import checksums, read_arrays, write_arrays
 
 _STATE, _DESCRIPTION = "state", "run.json"  # in a checkpoint's folder
@@ -157,7 +158,7 @@ def train(training: Training) -> dict[str, Any]:
         training.held_out_split: performance(model, held_out),
     }
     models.save(model, training.out, overwrite=True)
-    _write(training.out / "training.json", (json.dumps(record, indent=2) + "\n").encode())
+    write_whole(training.out / "training.json", (json.dumps(record, indent=2) + "\n").encode())
     _discard(checkpoint)
     return record
 
@@ -470,12 +471,6 @@ def _epochs(first: int, training: Training) -> Iterator[tuple[int, Callable[[flo
                     task, advance=1, description=f"training, loss {loss:.4f}"
                 ),
             )
-
-
-def _write(path: Path, contents: bytes) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(contents)
-    partial.replace(path)
 
 
 def main() -> None:

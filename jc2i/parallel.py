@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from jc2i import checks
+from jc2i.files import write_whole
 
 AXIS = "batch"
 SAMPLED = 64
@@ -268,7 +269,7 @@ class _Store:
         folder.mkdir(parents=True, exist_ok=True)
         manifest = folder / "manifest.json"
         if not manifest.exists():
-            _replace(manifest, json.dumps({"fingerprint": fingerprint}).encode())
+            write_whole(manifest, json.dumps({"fingerprint": fingerprint}).encode())
             return
         try:
             stored = json.loads(manifest.read_text())["fingerprint"]
@@ -303,7 +304,7 @@ class _Store:
         content = io.BytesIO()
         named = {f"leaf{i}": leaf for i, leaf in enumerate(leaves)}
         np.savez(content, allow_pickle=False, structure=np.array(structure), **named)
-        _replace(self._path(start), content.getvalue())
+        write_whole(self._path(start), content.getvalue())
 
 
 def _outline(tree: Any, leaves: list[np.ndarray]) -> Any:
@@ -325,11 +326,3 @@ def _rebuild(outline: Any, leaves: Iterator[np.ndarray]) -> Any:
     if "tuple" in outline:
         return tuple(_rebuild(value, leaves) for value in outline["tuple"])
     return [_rebuild(value, leaves) for value in outline["list"]]
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file so that at any moment it is whole or not there."""
-    # Hosts that share the folder may have processes of one number.
-    temporary = path.with_name(f".{path.name}.{jax.process_index()}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

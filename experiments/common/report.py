@@ -6,7 +6,6 @@ import base64
 import csv
 import io
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import jinja2
 import numpy as np
 
 from jc2i.checks import invalid
+from jc2i.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,7 +62,7 @@ def write_csv(path: str | Path, rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    _write_atomically(Path(path), text.getvalue().encode())
+    _write(Path(path), text.getvalue().encode())
 
 
 def read_csv(path: str | Path) -> list[dict[str, Any]]:
@@ -85,7 +85,7 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
       path: file to write; its folder is made.
       content: names to plain values.
     """
-    _write_atomically(Path(path), (json.dumps(content, indent=1) + "\n").encode())
+    _write(Path(path), (json.dumps(content, indent=1) + "\n").encode())
 
 
 def write_figure(path: str | Path, figure: Figure) -> None:
@@ -95,7 +95,7 @@ def write_figure(path: str | Path, figure: Figure) -> None:
       path: file to write; its folder is made.
       figure: the figure.
     """
-    _write_atomically(Path(path), _png(figure))
+    _write(Path(path), _png(figure))
 
 
 def write_report(
@@ -137,7 +137,7 @@ def write_report(
         cells=_table,
         zip=zip,
     )
-    _write_atomically(Path(path), page.encode())
+    _write(Path(path), page.encode())
 
 
 class _Column(NamedTuple):
@@ -222,9 +222,6 @@ def _png(figure: Figure | Path) -> bytes:
     return buffer.getvalue()
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, because a rename is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    write_whole(path, content)

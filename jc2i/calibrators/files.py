@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import zipfile
 import zlib
@@ -19,6 +20,7 @@ from jc2i.calibrators.isotonic import Isotonic
 from jc2i.calibrators.matrix_scaling import MatrixScaling
 from jc2i.calibrators.temperature import Temperature
 from jc2i.calibrators.vector_scaling import VectorScaling
+from jc2i.files import write_whole
 
 CLASSES = {
     kind.__name__: kind
@@ -46,14 +48,9 @@ def save(calibrator: Any, path: str | os.PathLike[str]) -> None:
         raise checks.invalid("calibrator", repr(calibrator), f"one of {', '.join(CLASSES)}")
     fields = dataclasses.fields(calibrator)
     arrays = {field.name: np.asarray(getattr(calibrator, field.name)) for field in fields}
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            np.savez(file, allow_pickle=False, **{NAME: np.asarray(name)}, **arrays)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **{NAME: np.asarray(name)}, **arrays)
+    write_whole(Path(path), content.getvalue())
 
 
 def load(path: str | os.PathLike[str]) -> Any:

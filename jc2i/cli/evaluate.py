@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import os
+import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ import tyro
 
 from jc2i import checks, data, metrics, parallel, scores
 from jc2i.cli import subject
+from jc2i.files import write_whole
 from jc2i.normalization import normalize
 from jc2i.statistics import mean_interval
 
@@ -208,9 +209,8 @@ def _write(files: Mapping[str, Path], name: str, rows: list[dict[str, Any]]) -> 
         return
     path = files[name]
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue().encode())

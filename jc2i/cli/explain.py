@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import tyro
 
 from jc2i import checks, data, models, parallel, plots
 from jc2i.cli import subject
+from jc2i.files import write_whole
 
 SMALLEST = 8
 """Fewest pixels on a side of an image that is worth explaining."""
@@ -156,11 +156,12 @@ def _refuse_existing(output: Path, overwrite: bool) -> None:
         subject.refuse_existing(path, overwrite)
 
 
-def _read(path: Path, **resizing: Any) -> np.ndarray:
-    height, width = data.read_image(path).shape[:2]
+def _read(path: Path, channels: int, **resizing: Any) -> np.ndarray:
+    image = data.read_image(path, channels=channels)
+    height, width = image.shape[:2]
     takes = f"an image of at least {SMALLEST}x{SMALLEST} pixels"
     checks.require(min(height, width) >= SMALLEST, str(path), f"{height}x{width} pixels", takes)
-    return data.read_image(path, **resizing)
+    return data.resize(image[None], **resizing)[0]
 
 
 def _reason(error: Exception) -> str:
@@ -176,12 +177,7 @@ def _write(output: Path, image: np.ndarray, saliency: np.ndarray, title: str) ->
     figure.savefig(picture, format="png", dpi=150)
     np.save(array, saliency, allow_pickle=False)
     for path, content in ((png, picture), (npy, array)):
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            partial.write_bytes(content.getvalue())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(path, content.getvalue())
 
 
 def _show(

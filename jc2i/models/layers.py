@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from jc2i.depthwise import depthwise_convolution
 
@@ -91,6 +92,16 @@ def layer_norm(channels: int, epsilon: float) -> nnx.LayerNorm:
 def dense(inputs: int, outputs: int) -> nnx.Linear:
     """A blank dense layer."""
     return nnx.Linear(inputs, outputs, kernel_init=_BLANK, rngs=nnx.Rngs(0))
+
+
+def through_stages(
+    stages: Iterable[Iterable[Callable[[jax.Array], jax.Array]]], values: jax.Array
+) -> jax.Array:
+    """Values behind stages of blocks, each block's named `stage{n}.block{i}`."""
+    for stage, blocks in enumerate(stages, start=1):
+        for index, block in enumerate(blocks):
+            values = checkpoint_name(block(values), f"stage{stage}.block{index}")
+    return values
 
 
 def compute_in(model: nnx.Module, dtype: str) -> None:

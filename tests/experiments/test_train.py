@@ -307,7 +307,7 @@ def test_nothing_is_overwritten_unasked(tiny):
 def test_run_killed_while_saving_ends_when_started_again(tiny, monkeypatch):
     short = dataclasses.replace(tiny, epochs=1)
     with monkeypatch.context() as patched:
-        patched.setattr(training_script, "_write", Mock(side_effect=KeyboardInterrupt))
+        patched.setattr(training_script, "write_whole", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(short)
     train(short)

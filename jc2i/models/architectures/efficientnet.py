@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from jc2i.checks import one_of, positive
 from jc2i.models.classifier import Classifier
-from jc2i.models.layers import batch_norm, compute_in, convolution, dense
+from jc2i.models.layers import batch_norm, compute_in, convolution, dense, through_stages
 
 # Of each stage of B0: kernel size, stride of the first block, expansion, channels out, blocks.
 _STAGES = (
@@ -131,9 +131,7 @@ class EfficientNet(Classifier):
         """The logits of normalised images."""
         activation = _activation(self.lite)
         values = checkpoint_name(activation(self.stem_norm(self.stem(values))), "stem")
-        for stage, blocks in enumerate(self.stages, start=1):
-            for index, block in enumerate(blocks):
-                values = checkpoint_name(block(values), f"stage{stage}.block{index}")
+        values = through_stages(self.stages, values)
         values = checkpoint_name(activation(self.head_norm(self.head(values))), "head")
         values = checkpoint_name(values.mean(axis=(1, 2)), "pool")
         return self.classifier(values)

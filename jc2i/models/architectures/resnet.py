@@ -18,7 +18,7 @@ from jaxtyping import Float
 from jc2i.checks import require
 from jc2i.models.architectures.resnet_cifar import BasicBlock
 from jc2i.models.classifier import Classifier
-from jc2i.models.layers import batch_norm, compute_in, convolution, dense
+from jc2i.models.layers import batch_norm, compute_in, convolution, dense, through_stages
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 """Blocks in each stage, by depth; those of depth 50 are bottlenecks."""
@@ -91,9 +91,7 @@ class ResNet(Classifier):
         values = nnx.max_pool(values, (3, 3), strides=(2, 2), padding=padding)
         values = checkpoint_name(values, "stem")
         stages = (self.layer1, self.layer2, self.layer3, self.layer4)
-        for stage, blocks in enumerate(stages, start=1):
-            for index, block in enumerate(blocks):
-                values = checkpoint_name(block(values), f"stage{stage}.block{index}")
+        values = through_stages(stages, values)
         values = checkpoint_name(values.mean(axis=(1, 2)), "pool")
         return self.fc(values)
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from jc2i.checks import one_of, require
 from jc2i.models.classifier import Classifier
-from jc2i.models.layers import batch_norm, compute_in, convolution, dense
+from jc2i.models.layers import batch_norm, compute_in, convolution, dense, through_stages
 
 
 class ResNetCifar(Classifier):
@@ -78,9 +78,7 @@ class ResNetCifar(Classifier):
         """The logits of normalised images."""
         values = jax.nn.relu(self.bn1(self.conv1(values)))
         values = checkpoint_name(values, "stem")
-        for stage, blocks in enumerate((self.layer1, self.layer2, self.layer3), start=1):
-            for index, block in enumerate(blocks):
-                values = checkpoint_name(block(values), f"stage{stage}.block{index}")
+        values = through_stages((self.layer1, self.layer2, self.layer3), values)
         values = checkpoint_name(values.mean(axis=(1, 2)), "pool")
         return self.fc(values)
 
