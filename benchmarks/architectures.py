@@ -5,9 +5,8 @@
 
 JAX and PyTorch spoil each other's timings in one process, so each measurement is a process of its
 own, the two frameworks in turn; a machine whose speed drifts slows both, and the median of the
-pairs' ratios is reported. Weights are random: speed does not depend on them. PyTorch (channels
-last) is efficientnet-lite-pytorch for the Lite networks and Hugging Face's transformers for ResNet
-and EfficientNet-B0; other architectures are timed in JAX alone.
+pairs' ratios is reported. Weights are random: speed does not depend on them. PyTorch's networks
+(channels last) are those of `pytorch_networks.py`; other architectures are timed in JAX alone.
 
 What bounds a network is told by its rate: the same process times one large matrix product, and a
 network near that rate is bounded by arithmetic, one far below by memory and by many small layers.
@@ -33,6 +32,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.pytorch_networks import PACKAGES, network
 from experiments.common.provenance import provenance
 
 SIZES = {"efficientnet_lite1": 240, "efficientnet_lite2": 260}
@@ -53,6 +53,7 @@ class Benchmark:
         "resnet50",
         "vgg16",
         "vgg16_bn",
+        "vit_b16",
     )
     """Names of `jc2i.models.names()`."""
     frameworks: tuple[str, ...] = ("jax", "pytorch")
@@ -124,9 +125,9 @@ def time_pytorch(architecture: str, benchmark: Benchmark) -> dict[str, float]:
     if benchmark.threads:
         torch.set_num_threads(benchmark.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = _pytorch_model(architecture).eval().requires_grad_(False)
-    model = model.to(device, memory_format=torch.channels_last)
     size = SIZES.get(architecture, 224)
+    model = network(architecture, size=size).eval().requires_grad_(False)
+    model = model.to(device, memory_format=torch.channels_last)
     images = torch.rand(benchmark.batch, 3, size, size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
 
@@ -150,35 +151,6 @@ def time_pytorch(architecture: str, benchmark: Benchmark) -> dict[str, float]:
         "forward": _median_seconds(forward, benchmark),
         "gradient": _median_seconds(gradient, benchmark),
     }
-
-
-def _pytorch_model(architecture: str) -> Any:
-    if architecture.startswith("efficientnet_lite"):
-        from efficientnet_lite_pytorch import EfficientNet  # pyright: ignore[reportMissingImports]
-
-        return EfficientNet.from_name(architecture.replace("_", "-"))
-    if architecture == "efficientnet_b0":
-        from transformers import EfficientNetConfig, EfficientNetForImageClassification  # pyright: ignore[reportMissingImports]
-
-        config = EfficientNetConfig(width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280)
-        config.num_labels = 1000
-        return EfficientNetForImageClassification(config)
-    from transformers import ResNetConfig, ResNetForImageClassification  # pyright: ignore[reportMissingImports]
-
-    depths = [2, 2, 2, 2] if architecture == "resnet18" else [3, 4, 6, 3]
-    options: dict[str, Any] = {"depths": depths, "num_labels": 1000}
-    if architecture != "resnet50":
-        options |= {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512]}
-    return ResNetForImageClassification(ResNetConfig(**options))
-
-
-def pytorch_package(architecture: str) -> str | None:
-    """The package with PyTorch's implementation, or None where none is known."""
-    if architecture.startswith("efficientnet_lite"):
-        return "efficientnet-lite-pytorch"
-    if architecture in ("efficientnet_b0", "resnet18", "resnet34", "resnet50"):
-        return "transformers"
-    return None
 
 
 def _median_seconds(function: Callable[[], Any], benchmark: Benchmark) -> float:
@@ -225,7 +197,7 @@ def in_a_process(framework: str, architecture: str, benchmark: Benchmark) -> dic
     )
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:]
-        package = pytorch_package(architecture) if framework == "pytorch" else None
+        package = PACKAGES.get(architecture) if framework == "pytorch" else None
         hint = f" (is {package} installed?)" if "ModuleNotFoundError" in str(last) else ""
         raise SystemExit(f"{framework}, {architecture}: {' '.join(last)}{hint}")
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -252,7 +224,7 @@ def measure(architecture: str, benchmark: Benchmark) -> dict[str, Any]:
     frameworks = [
         framework
         for framework in benchmark.frameworks
-        if framework == "jax" or pytorch_package(architecture)
+        if framework == "jax" or architecture in PACKAGES
     ]
     runs: dict[str, list[dict[str, float]]] = {framework: [] for framework in frameworks}
     for _ in range(benchmark.processes):

@@ -7,6 +7,7 @@ subject    the model, calibrator, images and device that both name
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -17,12 +18,16 @@ from jc2i.cli.explain import Explain, explain
 
 __all__ = ["Evaluate", "Explain", "evaluate", "explain", "main"]
 
+BROKEN_PIPE = 141
+"""The exit code of a program that nobody listens to any more: 128 + SIGPIPE."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs `jc2i explain` or `jc2i evaluate` and exits.
 
     Exit codes: 0 if everything was done; 1 if some images were not (each has its line on standard
-    error, the others are done); 2 if nothing could be done as asked.
+    error, the others are done); 2 if nothing could be done as asked; 141 if the reader of its
+    output went away.
 
     Args:
       arguments: the command line; that of the process by default.
@@ -46,6 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             args=arguments,
             use_underscores=False,
         )
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has seen enough, as in `jc2i explain ... | head`. What is still in
+        # the buffer must go somewhere when the interpreter closes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = BROKEN_PIPE
     except (ValueError, OSError, ImportError) as error:
         print(f"jc2i: {str(error).splitlines()[0]}", file=sys.stderr)
         code = 2

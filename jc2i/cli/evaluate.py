@@ -59,6 +59,7 @@ def evaluate(options: Evaluate) -> int:
     checks.count(images=options.images, steps=options.steps)
     explainers = {name: subject.explainer(name, options) for name in options.methods}
     files = _files(options)
+    subject.check_saving(options)
     with subject.computing_on(options.device) as devices:
         model = subject.load_model(options)
         half = options.calibration == "half"

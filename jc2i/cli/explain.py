@@ -52,6 +52,7 @@ def explain(options: Explain) -> int:
       OSError: a file is not there, or cannot be written.
     """
     checks.count(top=options.top)
+    subject.check_saving(options)
     method = subject.explainer(options.method, options)
     paths = _image_files(options.images)
     with subject.computing_on(options.device) as devices:
@@ -89,6 +90,8 @@ def explain(options: Explain) -> int:
             for i, path in enumerate(chosen):
                 title = f"{names[targets[i]]}, {probabilities[i][targets[i]]:.0%}"
                 _write(outputs[path], pixels[i], maps[i], title)
+            # After the last file: a reader of the output that goes away stops nothing else.
+            for i, path in enumerate(chosen):
                 _show(path, outputs[path], probabilities[i], int(targets[i]), names, options.top)
     return 0 if len(chosen) == len(paths) else 1
 

@@ -56,7 +56,7 @@ class Subject:
     calibrator: Literal["temperature", "vector_scaling", "dirichlet"] = "temperature"
     """Which calibrator is fitted."""
     save_calibrator: Path | None = None
-    """Where to keep the calibrator that was fitted."""
+    """File for the calibrator that is fitted."""
     score: Literal["probability", "logit"] = "probability"
     """What is explained: the calibrated probability of a class, or its calibrated logit."""
     option: tuple[str, ...] = ()
@@ -159,14 +159,27 @@ def logits(
 
 def load_calibrator(options: Subject, model: models.Classifier, devices: Mesh | None) -> Any:
     """The calibrator that the options name, fitted if need be; None for none."""
-    if options.save_calibrator is not None:
-        refuse_existing(options.save_calibrator, options.overwrite)
     if options.calibration is None:
         return None
     path = Path(options.calibration)
-    if path.is_file() and ".tar" not in path.suffixes:
+    if _is_calibrator(path):
         return _fitting(calibrators.load(path), model)
     return fit_calibrator(options, model, labelled(options, model, path, "all"), devices)
+
+
+def check_saving(options: Subject) -> None:
+    """Refuses, before any work, to keep a calibrator that is not fitted, or over another's file."""
+    if options.save_calibrator is None:
+        return
+    fits = options.calibration is not None and not _is_calibrator(Path(options.calibration))
+    takes = "--calibration with labelled images to fit one on"
+    checks.require(fits, "save_calibrator", str(options.save_calibrator), takes)
+    refuse_existing(options.save_calibrator, options.overwrite)
+
+
+def _is_calibrator(path: Path) -> bool:
+    """Whether a path of `--calibration` is a fitted calibrator, and not labelled images."""
+    return path.is_file() and ".tar" not in path.suffixes
 
 
 def _fitting(calibrator: Any, model: models.Classifier) -> Any:

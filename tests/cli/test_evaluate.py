@@ -93,6 +93,12 @@ def test_bad_input_has_one_clear_line(run, labelled, tmp_path, photographs):
         code, _, errors = run("evaluate", *arguments)
         assert code == 2 and errors.startswith(f"jc2i: {message}"), errors
         assert errors.count("\n") == 1
+    kept = tmp_path / "kept.npz"
+    kept.write_text("mine")
+    arguments = (labelled, "--calibration", "half", "--save-calibrator", kept)
+    code, _, errors = run("evaluate", *arguments)
+    assert code == 2 and errors == f"jc2i: {kept} exists: pass --overwrite to replace it\n"
+    assert kept.read_text() == "mine"
     (tmp_path / "calibration.csv").write_text("mine")
     code, _, errors = run("evaluate", labelled, "--out", tmp_path)
     assert code == 2 and errors.endswith("exists: pass --overwrite to replace it\n")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 import jc2i
-from jc2i import calibrators, data, models
+from jc2i import calibrators, cli, data, models
 
 
 def files(folder):
@@ -162,6 +163,10 @@ def test_images_of_one_name_get_their_folders(run, photographs, tmp_path):
         (["PHOTO", "--device", "tpu"], "device: got 'tpu', takes one of cpu"),
         (["PHOTO", "--calibration", "nowhere"], "name_or_path: got 'nowhere', which is not there"),
         (["PHOTO", "--calibration", "PHOTO"], "PHOTO: got another or a damaged file, takes"),
+        (
+            ["PHOTO", "--save-calibrator", "kept.npz"],
+            "save_calibrator: got kept.npz, takes --calibration with labelled images",
+        ),
         ([], "images: got none, takes image files, or folders of them"),
     ],
 )
@@ -202,3 +207,19 @@ def test_the_module_is_the_command(photographs, saved_model):
     command = [sys.executable, "-m", "jc2i", "explain", "missing.jpg", "--model", str(saved_model)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr == "jc2i: missing.jpg: no such file or folder\n"
+
+
+def test_a_reader_that_went_away_is_no_error(photographs, saved_model, tmp_path):
+    command = [sys.executable, "-m", "jc2i", "explain", photographs, "--model", saved_model]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as output:
+        done = subprocess.run(
+            [*map(str, command), "--out", str(tmp_path), "--no-progress"],
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (cli.BROKEN_PIPE, "")
+    assert len(files(tmp_path)) == 4

@@ -1,11 +1,10 @@
 """Makes models_imagenet.json: logits and input gradients of others' ImageNet networks.
 
 Run `python tests/golden/models_imagenet.py` where torch, transformers and efficientnet-lite-pytorch
-are installed. The residual networks and EfficientNet-B0 are those of Hugging Face's transformers
-(B0 once padded as torchvision and timm pad, once as transformers does), EfficientNet-Lite those of
-efficientnet-lite-pytorch, all with weights drawn by name. Torchvision could not be installed beside
-this torch, so VGG is its published list of layers in torch.nn.Sequential, and the names that it and
-timm give to the weights are those of their source code; HUGGING_FACE maps transformers' onto them.
+are installed. The networks are those of `benchmarks/pytorch_networks.py` (EfficientNet-B0 once
+padded as torchvision and timm pad, once as transformers does), with weights drawn by name. The
+names that torchvision and timm give to the weights are those of their source code; HUGGING_FACE
+maps transformers' onto them.
 """
 
 from __future__ import annotations
@@ -21,12 +20,15 @@ import numpy as np
 
 CIFAR = runpy.run_path(str(Path(__file__).with_name("models_logits.py")))
 MEAN, STD, tensor = CIFAR["MEAN"], CIFAR["STD"], CIFAR["tensor"]
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+NETWORKS = runpy.run_path(str(BENCHMARKS / "pytorch_networks.py"))
 CLASSES = 10
 TARGET = 3
 ENTRIES = 40
 
 CASES = {
     "resnet18": {"size": 64},
+    "resnet34": {"size": 64},
     "resnet50": {"size": 64},
     "vgg16": {"size": 64, "options": {"size": 64, "hidden": 32}},
     "vgg16_bn": {"size": 64, "options": {"size": 64, "hidden": 32}},
@@ -34,6 +36,7 @@ CASES = {
     "efficientnet_b0 timm": {"size": 64, "options": {"padding": "same", "epsilon": 1e-3}},
     # 72, 36, 18, 9, 5, 3 pixels: paddings of even and of odd images.
     "efficientnet_lite0": {"size": 72},
+    "efficientnet_lite1": {"size": 72},
     "efficientnet_lite2": {"size": 72},
 }
 
@@ -115,6 +118,7 @@ def _timm_block(match: re.Match) -> str:
 
 HUGGING_FACE: dict[str, tuple[tuple[str, str | Callable[[re.Match], str]], ...]] = {
     "resnet18": RESNET,
+    "resnet34": RESNET,
     "resnet50": RESNET,
     "efficientnet_b0 torchvision": (
         (r"efficientnet\.encoder\.blocks\.(\d+)\.(\w+\.\w+)", _torchvision_block),
@@ -143,63 +147,12 @@ def published_name(case: str, name: str) -> str:
 
 def network(case: str) -> Any:
     """The PyTorch network of a case."""
-    from torch import nn
-
-    name, size = case.split()[0], CASES[case]["size"]
-    if name.startswith("efficientnet_lite"):
-        from efficientnet_lite_pytorch import EfficientNet
-
-        return EfficientNet.from_name(name.replace("_", "-"), num_classes=CLASSES, image_size=size)
-    if name.startswith("resnet"):
-        from transformers import ResNetConfig, ResNetForImageClassification
-
-        options = (
-            {"layer_type": "basic", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]}
-            if name == "resnet18"
-            else {"layer_type": "bottleneck", "depths": [3, 4, 6, 3]}
-        )
-        return ResNetForImageClassification(ResNetConfig(num_labels=CLASSES, **options))
+    name, size, options = case.split()[0], CASES[case]["size"], CASES[case].get("options", {})
     if name == "efficientnet_b0":
-        from transformers import EfficientNetConfig, EfficientNetForImageClassification
-
-        symmetric = case.endswith("torchvision")
-        model = EfficientNetForImageClassification(
-            EfficientNetConfig(
-                num_labels=CLASSES,
-                width_coefficient=1.0,
-                depth_coefficient=1.0,
-                hidden_dim=1280,
-                # The blocks that pad alike on all sides.
-                depthwise_padding=list(range(len(STAGE_OF))) if symmetric else [],
-                batch_norm_eps=1e-5 if symmetric else 1e-3,
-            )
-        )
-        if symmetric:
-            model.efficientnet.embeddings.padding = nn.ZeroPad2d(1)
-        return model
-    return vgg16(nn, name.endswith("bn"), CASES[case]["options"])
-
-
-def vgg16(nn: Any, batch_norm: bool, options: dict[str, int]) -> Any:
-    """torchvision.models.vgg16 and vgg16_bn (configuration "D"), with other dense layers."""
-    layers: list[Any] = []
-    inputs = 3
-    for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
-        for _ in range(count):
-            layers.append(nn.Conv2d(inputs, width, kernel_size=3, padding=1))
-            if batch_norm:
-                layers.append(nn.BatchNorm2d(width))
-            layers.append(nn.ReLU(inplace=True))
-            inputs = width
-        layers.append(nn.MaxPool2d(kernel_size=2, stride=2))
-    hidden = options["hidden"]
-    head = [nn.Linear(512 * (options["size"] // 32) ** 2, hidden), nn.ReLU(True), nn.Dropout()]
-    head += [nn.Linear(hidden, hidden), nn.ReLU(True), nn.Dropout(), nn.Linear(hidden, CLASSES)]
-    model = nn.Sequential()
-    model.add_module("features", nn.Sequential(*layers))
-    model.add_module("flatten", nn.Flatten())
-    model.add_module("classifier", nn.Sequential(*head))
-    return model
+        return NETWORKS["efficientnet_b0"](CLASSES, symmetric=case.endswith("torchvision"))
+    if name.startswith("vgg16"):
+        return NETWORKS["vgg16"](CLASSES, size, name.endswith("bn"), options["hidden"])
+    return NETWORKS["network"](name, CLASSES, size)
 
 
 def main() -> None:

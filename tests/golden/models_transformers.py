@@ -8,6 +8,7 @@ drawn by timm's names and by torchvision's, with another epsilon each.
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ BLOCK_NAMES = {
 CASES = {"timm": (0, 1e-6), "torchvision": (1, 1e-2)}
 SIZE = 16
 CLASSES = 7
+BASE = "base"
+"""The network of ViT-B/16 and DeiT-B/16 in full, by timm's names, on 64 pixels."""
+BASE_SIZE = 64
+ENTRIES = 40
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+NETWORKS = runpy.run_path(str(BENCHMARKS / "pytorch_networks.py"))
 
 
 def images(size: int) -> np.ndarray:
@@ -42,20 +49,6 @@ def images(size: int) -> np.ndarray:
 def cotangent(classes: int) -> np.ndarray:
     """Which sum of the logits [2, classes] the input gradient is taken of."""
     return np.random.default_rng(1).standard_normal((2, classes)).astype(np.float32)
-
-
-def network(epsilon: float, classes: int, **dimensions: Any) -> Any:
-    """Hugging Face's network, which keeps its attention maps."""
-    from transformers import ViTConfig, ViTForImageClassification
-
-    config = ViTConfig(
-        layer_norm_eps=epsilon,
-        num_labels=classes,
-        hidden_act="gelu",
-        attn_implementation="eager",
-        **dimensions,
-    )
-    return ViTForImageClassification(config).eval()
 
 
 def draw(model: Any, convention: int) -> dict[str, np.ndarray]:
@@ -79,6 +72,11 @@ def draw(model: Any, convention: int) -> dict[str, np.ndarray]:
                 theirs[f"vit.layers.{layer}.attention.{part}_proj.{leaf}"] = values
     model.load_state_dict({name: torch.from_numpy(values) for name, values in theirs.items()})
     return drawn
+
+
+def entries(size: int) -> np.ndarray:
+    """Which entries of the flat gradient of the base network are kept."""
+    return np.random.default_rng(2).choice(2 * size * size * 3, ENTRIES, replace=False)
 
 
 def _renamed(name: str, convention: int) -> str:
@@ -111,28 +109,38 @@ def evaluate(model: Any, pixels: np.ndarray, weights: np.ndarray) -> dict[str, n
     }
 
 
+def _written(drawn: dict[str, np.ndarray], values: dict[str, np.ndarray]) -> dict[str, Any]:
+    rounded = {
+        name: [float(f"{number:.7g}") for number in array.ravel()] for name, array in values.items()
+    }
+    return {"shapes": {name: list(array.shape) for name, array in drawn.items()}} | rounded
+
+
 def main() -> None:
     golden = {}
     for case, (convention, epsilon) in CASES.items():
-        model = network(
-            epsilon,
+        # Eager attention keeps its maps.
+        model = NETWORKS["vision_transformer"](
             CLASSES,
+            epsilon,
+            "eager",
             hidden_size=48,
             num_hidden_layers=3,
             num_attention_heads=3,
             intermediate_size=192,
             image_size=SIZE,
             patch_size=4,
-        )
+        ).eval()
         drawn = draw(model, convention)
         values = evaluate(model, images(SIZE), cotangent(CLASSES))
         # The first image's, of the last block: small, and behind all the others.
         values["attention"] = values["attention"][-1, 0]
-        golden[case] = {"shapes": {name: list(array.shape) for name, array in drawn.items()}}
-        golden[case] |= {
-            name: [float(f"{number:.7g}") for number in array.ravel()]
-            for name, array in values.items()
-        }
+        golden[case] = _written(drawn, values)
+    model = NETWORKS["vision_transformer"](CLASSES, 1e-6, "eager", image_size=BASE_SIZE).eval()
+    drawn = draw(model, 0)
+    values = evaluate(model, images(BASE_SIZE), cotangent(CLASSES))
+    gradient = values["gradient"].ravel()[entries(BASE_SIZE)]
+    golden[BASE] = _written(drawn, {"logits": values["logits"], "gradient": gradient})
     path = Path(__file__).with_suffix(".json")
     path.write_text(json.dumps(golden) + "\n")
 

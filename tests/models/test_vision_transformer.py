@@ -60,25 +60,39 @@ def named(model, images):
     return found
 
 
+@jax.jit
+def scores(model, images, cotangent):
+    """The logits, and the input gradient of their weighted sum."""
+    logits, backward = jax.vjp(model, images)
+    return logits, backward(jnp.asarray(cotangent))[0]
+
+
 def assert_close(found, expected, tolerance=1e-4):
     expected = np.reshape(expected, found.shape)
     assert np.abs(found - expected).max() < tolerance * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("case", GOLDEN)
+@pytest.mark.parametrize("case", ["timm", "torchvision"])
 def test_logits_gradients_and_attention_equal_those_of_transformers(case, imported, make):
     model, golden = imported(case), GOLDEN[case]
-    images, cotangent = make["images"](16), make["cotangent"](7)
-
-    @jax.jit
-    def scores(model, images):
-        logits, backward = jax.vjp(model, images)
-        return logits, backward(jnp.asarray(cotangent))[0]
-
-    logits, gradient = scores(model, images)
+    images = make["images"](16)
+    logits, gradient = scores(model, images, make["cotangent"](7))
     assert_close(logits, golden["logits"])
     assert_close(gradient, golden["gradient"])
     assert_close(named(model, images)["block2.attention"][0], golden["attention"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit_b16", "deit_b16"])
+def test_base_networks_equal_that_of_transformers(name, make, tmp_path):
+    golden, size = GOLDEN[make["BASE"]], make["BASE_SIZE"]
+    drawn = {n: make["tensor"](n, tuple(s)) for n, s in golden["shapes"].items()}
+    save_file(drawn, tmp_path / "weights")
+    still = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    model = models.from_torch(name, tmp_path / "weights", classes=7, size=size, **still)
+    logits, gradient = scores(model, make["images"](size), make["cotangent"](7))
+    assert_close(logits, golden["logits"])
+    assert_close(np.ravel(gradient)[make["entries"](size)], golden["gradient"])
 
 
 def test_torchvision_renamed_its_dense_layers(imported):
