@@ -57,7 +57,9 @@ def depthwise_convolution(
     )
 
 
-def _shifted_sum(images: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> Array:
+def _shifted_sum(
+    images: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding
+) -> jax.Array:
     padded = _pad(images, padding)
     rows, columns = kernel.shape[:2]
     height = (padded.shape[1] - rows) // strides[0] + 1
@@ -80,17 +82,17 @@ _written_out = jax.custom_vjp(_shifted_sum, nondiff_argnums=(2, 3))
 
 
 def _forward(
-    images: Array, kernel: Array, strides: tuple[int, int], padding: Padding
-) -> tuple[Array, tuple[Array, Array]]:
+    images: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _shifted_sum(images, kernel, strides, padding), (images, kernel)
 
 
 def _backward(
     strides: tuple[int, int],
     padding: Padding,
-    residuals: tuple[Array, Array],
-    cotangent: Array,
-) -> tuple[Array, Array]:
+    residuals: tuple[jax.Array, jax.Array],
+    cotangent: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
     images, kernel = residuals
     by_kernel = jax.vjp(lambda kernel: _shifted_sum(images, kernel, strides, padding), kernel)[1]
     by_images = _image_gradient(images.shape, kernel, strides, padding, cotangent)
@@ -102,11 +104,11 @@ _written_out.defvjp(_forward, _backward)
 
 def _image_gradient(
     shape: tuple[int, ...],
-    kernel: Array,
+    kernel: jax.Array,
     strides: tuple[int, int],
     padding: Padding,
-    cotangent: Array,
-) -> Array:
+    cotangent: jax.Array,
+) -> jax.Array:
     """The transpose, pixel by pixel: image row q stride + r meets only every stride-th kernel row.
 
     So each remainder r, and likewise of the columns, is a convolution with stride 1 of the
@@ -133,7 +135,7 @@ def _image_gradient(
         ends.append((-min(offsets), after))
     padded = _pad(cotangent, (ends[0], ends[1]))
 
-    def part(rows: list[tuple[int, int]], columns: list[tuple[int, int]]) -> Array:
+    def part(rows: list[tuple[int, int]], columns: list[tuple[int, int]]) -> jax.Array:
         total = jnp.zeros((shape[0], height, width, shape[3]), cotangent.dtype)
         for i, down in rows:
             for j, across in columns:
@@ -149,6 +151,6 @@ def _image_gradient(
     return whole[:, : shape[1], : shape[2]]
 
 
-def _pad(images: Array, padding: Padding) -> Array:
+def _pad(images: jax.Array, padding: Padding) -> jax.Array:
     zeros = [(0, 0, 0), *((before, after, 0) for before, after in padding), (0, 0, 0)]
     return jax.lax.pad(images, jnp.zeros((), images.dtype), zeros)

@@ -5,6 +5,8 @@ are installed. The networks are those of `benchmarks/pytorch_networks.py` (Effic
 padded as torchvision and timm pad, once as transformers does), with weights drawn by name. The
 names that torchvision and timm give to the weights are those of their source code; HUGGING_FACE
 maps transformers' onto them.
+
+`python tests/golden/models_imagenet.py rounding` prints what float32 costs PyTorch's gradients.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,9 +44,9 @@ CASES = {
 }
 
 
-def images(size: int) -> np.ndarray:
+def images(size: int, seed: int = 0) -> np.ndarray:
     """Two images [2, size, size, 3] in [0, 1]."""
-    return np.random.default_rng(0).uniform(size=(2, size, size, 3)).astype(np.float32)
+    return np.random.default_rng(seed).uniform(size=(2, size, size, 3)).astype(np.float32)
 
 
 def entries(size: int) -> np.ndarray:
@@ -155,31 +158,56 @@ def network(case: str) -> Any:
     return NETWORKS["network"](name, CLASSES, size)
 
 
-def main() -> None:
+def loaded(case: str) -> tuple[Any, dict[str, list[int]]]:
+    """The network with its weights drawn, and their shapes by published name."""
     import torch
 
+    model = network(case)
+    shapes, drawn = {}, {}
+    for name, value in model.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        published = published_name(case, name)
+        shapes[published] = list(value.shape)
+        drawn[name] = torch.from_numpy(tensor(published, tuple(value.shape)))
+    left = model.load_state_dict(drawn, strict=False)
+    assert not left.unexpected_keys and len(shapes) == len(drawn)
+    return model.eval(), shapes
+
+
+def evaluate(model: Any, pixels: np.ndarray, dtype: str = "float64") -> tuple[Any, np.ndarray]:
+    """Logits and the input gradient of the target's, computed in a dtype."""
+    import torch
+
+    dtype = getattr(torch, dtype)
+    x = torch.from_numpy(pixels).to(dtype).requires_grad_(True)
+    mean, std = (torch.tensor(values, dtype=dtype) for values in (MEAN, STD))
+    logits = model.to(dtype)(((x - mean) / std).permute(0, 3, 1, 2).contiguous())
+    logits = getattr(logits, "logits", logits)
+    gradient = torch.autograd.grad(logits[:, TARGET].sum(), x)[0].numpy()
+    return logits.detach().numpy(), gradient
+
+
+def rounding(pairs: int = 6) -> None:
+    """Prints how far PyTorch's float32 gradients are from its float64's, by pair of images."""
+    for case, settings in CASES.items():
+        model, off = loaded(case)[0], []
+        for seed in range(pairs):
+            pixels = images(settings["size"], seed)
+            single, double = (evaluate(model, pixels, d)[1] for d in ("float32", "float64"))
+            off.append(np.abs(single - double).max() / np.abs(double).max())
+        print(case, *(f"{value:.0e}" for value in off))
+
+
+def main() -> None:
     golden = {}
     for case, settings in CASES.items():
-        model, size = network(case), settings["size"]
-        shapes, drawn = {}, {}
-        for name, value in model.state_dict().items():
-            if name.endswith("num_batches_tracked"):
-                continue
-            published = published_name(case, name)
-            shapes[published] = list(value.shape)
-            drawn[name] = torch.from_numpy(tensor(published, tuple(value.shape)))
-        left = model.load_state_dict(drawn, strict=False)
-        assert not left.unexpected_keys and len(shapes) == len(drawn)
-        model = model.double().eval()
-        x = torch.from_numpy(images(size)).double().requires_grad_(True)
-        mean, std = (torch.tensor(values, dtype=torch.float64) for values in (MEAN, STD))
-        logits = model(((x - mean) / std).permute(0, 3, 1, 2).contiguous())
-        logits = getattr(logits, "logits", logits)
-        gradient = torch.autograd.grad(logits[:, TARGET].sum(), x)[0].numpy()
+        model, shapes = loaded(case)
+        logits, gradient = evaluate(model, images(settings["size"]))
         golden[case] = {
             "shapes": shapes,
-            "logits": logits.detach().numpy().tolist(),
-            "gradient": gradient.ravel()[entries(size)].tolist(),
+            "logits": logits.tolist(),
+            "gradient": gradient.ravel()[entries(settings["size"])].tolist(),
             "gradient_norms": np.sqrt((gradient**2).sum((1, 2, 3))).tolist(),
         }
         print(case, golden[case]["logits"][0][:3], golden[case]["gradient_norms"])
@@ -188,4 +216,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    rounding() if sys.argv[1:] == ["rounding"] else main()
