@@ -102,8 +102,8 @@ def figure1(measured: Measurements) -> Result:
             rows.append(
                 {"method": method, "version": version, "constant_maps": int(constant.sum())}
             )
-    classes = measured.subject.evaluation_data.classes
-    titles = [f"{classes[t]}" for t in measured.subject.predictions[BASE][:count]]
+    names = measured.subject.class_names
+    titles = [names[t] for t in measured.subject.predictions[BASE][:count]]
     changed = ", ".join(
         f"{(measured.subject.predictions[v] != measured.subject.predictions[BASE]).mean():.1%} "
         f"by {v}"
@@ -382,5 +382,13 @@ def _median_index(values: np.ndarray) -> int:
     return int(order[(np.isfinite(values).sum() - 1) // 2])
 
 
+_NAMES = {
+    "rise": "RISE",
+    "smoothgrad": "SmoothGrad",
+    "grad_cam": "Grad-CAM",
+    "hires_cam": "HiRes-CAM",
+}
+
+
 def _words(method: str) -> str:
-    return method.replace("_", " ").replace("rise", "RISE").capitalize().replace("Rise", "RISE")
+    return _NAMES.get(method, method.replace("_", " ").capitalize())

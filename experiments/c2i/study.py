@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -159,8 +160,7 @@ class Subject:
     @property
     def preparation(self) -> dict[str, Any]:
         """How images become what the model takes, and their folders its classes."""
-        study, options = self.study, {}
-        published = study.weights is None and study.model in models.PRETRAINED
+        study, options, published = self.study, {}, self._published
         if published and Path(study.data).is_dir():
             options["classes"] = models.class_folders(study.model)
         side = study.size or (models.PRETRAINED[study.model].size if published else None)
@@ -169,6 +169,18 @@ class Subject:
         if study.crop_fraction is not None:
             options["crop_fraction"] = study.crop_fraction
         return options
+
+    @property
+    def _published(self) -> bool:
+        """Whether the model has published weights, and so classes with names."""
+        return self.study.weights is None and self.study.model in models.PRETRAINED
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """What to call each class."""
+        if self._published:
+            return models.class_names(self.study.model)
+        return [str(name) for name in self.evaluation_data.classes]
 
     @cached_property
     def model(self) -> Any:

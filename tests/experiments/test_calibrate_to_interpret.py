@@ -306,7 +306,9 @@ def test_a_report_killed_three_times_equals_an_uninterrupted_one(study, tmp_path
 
 def test_images_become_what_published_weights_take(tmp_path):
     """Imagenette's ten folders among ImageNet's 1,000 classes, at the network's own size."""
-    preparation = Subject(Study(data=str(tmp_path), model="efficientnet-lite1")).preparation
+    subject = Subject(Study(data=str(tmp_path), model="efficientnet-lite1"))
+    preparation = subject.preparation
+    assert subject.class_names[701] == "parachute"
     assert preparation["size"] == (240, 240) and preparation["classes"][701] == "n03888257"
     asked = Study(data="food101", model="resnet50", size=96, crop_fraction=0.875)
     assert Subject(asked).preparation == {"size": (96, 96), "crop_fraction": 0.875}
