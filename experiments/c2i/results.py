@@ -103,7 +103,7 @@ def figure1(measured: Measurements) -> Result:
                 {"method": method, "version": version, "constant_maps": int(constant.sum())}
             )
     names = measured.subject.class_names
-    titles = [names[t] for t in measured.subject.predictions[BASE][:count]]
+    titles = [names[int(t)] for t in measured.subject.predictions[BASE][:count]]
     changed = ", ".join(
         f"{(measured.subject.predictions[v] != measured.subject.predictions[BASE]).mean():.1%} "
         f"by {v}"
