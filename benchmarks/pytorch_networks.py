@@ -40,7 +40,10 @@ def network(architecture: str, classes: int = 1000, size: int = 224) -> Any:
     Returns:
       A torch.nn.Module in training mode, whose output is the logits or has them as `.logits`.
     """
-    if architecture.startswith("efficientnet_lite"):
+    package = PACKAGES[architecture]
+    if package == "torch":
+        return vgg16(classes, size, batch_norm=architecture == "vgg16_bn")
+    if package == "efficientnet-lite-pytorch":
         from efficientnet_lite_pytorch import EfficientNet  # pyright: ignore[reportMissingImports]
 
         name = architecture.replace("_", "-")
@@ -49,9 +52,7 @@ def network(architecture: str, classes: int = 1000, size: int = 224) -> Any:
         return efficientnet_b0(classes)
     if architecture in RESNET_STAGES:
         return resnet(architecture, classes)
-    if architecture in ("vit_b16", "deit_b16"):
-        return vision_transformer(classes, image_size=size)
-    return vgg16(classes, size, batch_norm=architecture == "vgg16_bn")
+    return vision_transformer(classes, image_size=size)
 
 
 def resnet(architecture: str, classes: int) -> Any:

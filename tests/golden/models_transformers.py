@@ -8,12 +8,11 @@ drawn by timm's names and by torchvision's, with another epsilon each.
 from __future__ import annotations
 
 import json
-import runpy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from models_logits import tensor
+from models_imagenet import NETWORKS, entries, tensor
 
 # For each of Hugging Face's names: timm's, and torchvision's as its published files have them.
 NAMES = {
@@ -36,9 +35,6 @@ CLASSES = 7
 BASE = "base"
 """The network of ViT-B/16 and DeiT-B/16 in full, by timm's names, on 64 pixels."""
 BASE_SIZE = 64
-ENTRIES = 40
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-NETWORKS = runpy.run_path(str(BENCHMARKS / "pytorch_networks.py"))
 
 
 def images(size: int) -> np.ndarray:
@@ -72,11 +68,6 @@ def draw(model: Any, convention: int) -> dict[str, np.ndarray]:
                 theirs[f"vit.layers.{layer}.attention.{part}_proj.{leaf}"] = values
     model.load_state_dict({name: torch.from_numpy(values) for name, values in theirs.items()})
     return drawn
-
-
-def entries(size: int) -> np.ndarray:
-    """Which entries of the flat gradient of the base network are kept."""
-    return np.random.default_rng(2).choice(2 * size * size * 3, ENTRIES, replace=False)
 
 
 def _renamed(name: str, convention: int) -> str:
