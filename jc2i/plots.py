@@ -161,7 +161,7 @@ def reliability_diagram(
     diagram.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     shares.set(xlabel="confidence", ylabel="images (%)")
     shares.set_ylim(bottom=0)
-    diagram.legend(loc="upper left", frameon=False)
+    _legend(figure, diagram, "outside upper center")
     _tidy(diagram)
     _tidy(shares)
     return figure
