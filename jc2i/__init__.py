@@ -1,9 +1,11 @@
 """jc2i: can I trust this explanation, and does calibrating the model make it better?
 
-logits, probabilities   what is explained: a model composed with a calibrator
+logits, probabilities,
+log_odds, two_classes   what is explained: a model composed with a calibrator
 normalize               min-max of a saliency map
 calibrators             make confidence mean accuracy
 explainers              saliency maps
+query, options          what makes an explainer or metric of a function of your own
 taps                    named activations inside a model, read or replaced
 metrics                 of calibration and of explanations
 statistics              means and paired differences with their intervals
@@ -16,9 +18,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jc2i import calibrators, explainers, metrics, parallel, removal, taps
+from jc2i import calibrators, explainers, metrics, options, parallel, query, removal, taps
 from jc2i.normalization import is_constant, normalize
-from jc2i.scores import logits, probabilities
+from jc2i.scores import log_odds, logits, probabilities, two_classes
 
 if TYPE_CHECKING:
     from jc2i import data, models, plots, statistics
@@ -30,16 +32,20 @@ __all__ = [
     "data",
     "explainers",
     "is_constant",
+    "log_odds",
     "logits",
     "metrics",
     "models",
     "normalize",
+    "options",
     "parallel",
     "plots",
     "probabilities",
     "removal",
+    "query",
     "statistics",
     "taps",
+    "two_classes",
 ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -14,13 +13,21 @@ Array = jax.Array | np.ndarray
 """What a public function accepts where it says array."""
 
 
+LONGEST = 150
+"""Characters of a message's parts: of a list of thousands its beginning says enough."""
+
+
 class Refusal(ValueError):
     """A ValueError that already says which argument, what it got and what it takes."""
 
 
 def invalid(argument: str, got: object, takes: str) -> Refusal:
     """The one form of a refusal: which argument, what it got, what it takes."""
-    return Refusal(f"{argument}: got {got}, takes {takes}")
+    return Refusal(f"{argument}: got {_short(str(got))}, takes {_short(takes, 220)}")
+
+
+def _short(text: str, longest: int = LONGEST) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 4].rstrip()} ..."
 
 
 def require(condition: bool | np.bool_, argument: str, got: object, takes: str) -> None:
@@ -34,17 +41,18 @@ def one_of(argument: str, got: object, choices: tuple[str, ...]) -> None:
     require(got in choices, argument, repr(got), " or ".join(map(repr, choices)))
 
 
-def positive(**options: int | float) -> None:
-    """Refuses options that are not above zero."""
+def positive(**options: Any) -> None:
+    """Refuses options that are not numbers above zero."""
     for argument, got in options.items():
-        require(got > 0, argument, got, "a number above 0")
+        above = isinstance(got, int | float | np.number) and not isinstance(got, bool) and got > 0
+        require(above, argument, describe(got), "a number above 0")
 
 
 def count(**options: Any) -> None:
     """Refuses options that are not whole numbers above zero."""
     for argument, got in options.items():
-        whole = isinstance(got, int | np.integer) and got > 0
-        require(whole, argument, got, "a whole number above 0")
+        whole = isinstance(got, int | np.integer) and not isinstance(got, bool) and got > 0
+        require(whole, argument, describe(got), "a whole number above 0")
 
 
 def is_concrete(*values: object) -> bool:
@@ -53,15 +61,26 @@ def is_concrete(*values: object) -> bool:
 
 
 def describe(value: Any) -> str:
-    """An array as its dtype and shape, anything else as itself."""
+    """An array as its dtype and shape, a long list as its length, anything else as itself."""
+    if isinstance(value, np.generic):
+        return repr(value.item())
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{value.dtype}{list(value.shape)}"
+    if isinstance(value, list | tuple) and len(value) > 8:
+        return f"a {type(value).__name__} of {len(value)}"
     return repr(value)
+
+
+def native(value: Any) -> Any:
+    """An array in the byte order of this machine, which is the only one that JAX takes."""
+    swapped = isinstance(value, np.ndarray) and not value.dtype.isnative
+    return value.astype(value.dtype.newbyteorder("=")) if swapped else value
 
 
 def finite_batch(argument: str, value: Any, rank: int, axes: str) -> jax.Array:
     """A non-empty floating-point array of one rank whose values are all finite."""
     takes = f"floats[{axes}]"
+    value = native(value)
     if not isinstance(value, jax.Array | np.ndarray):
         raise invalid(argument, describe(value), takes)
     if value.ndim != rank or not jnp.issubdtype(value.dtype, jnp.floating):
@@ -69,14 +88,15 @@ def finite_batch(argument: str, value: Any, rank: int, axes: str) -> jax.Array:
         raise invalid(argument, describe(value), takes + hint)
     if value.size == 0:
         raise invalid(argument, f"an empty batch, {describe(value)}", takes + ", at least one")
-    if is_concrete(value) and not _all_finite(value):
+    if is_concrete(value) and not all_finite(value):
         raise invalid(argument, f"NaN or infinity in {describe(value)}", "finite values")
     return jnp.asarray(value)
 
 
-def _all_finite(value: Any) -> bool:
+def all_finite(value: Any) -> bool:
+    """Whether no value of a concrete array is NaN or infinite."""
     if isinstance(value, np.ndarray):
-        return bool(np.isfinite(value).all())
+        return bool(np.isfinite(value).all()) if value.dtype.kind != "O" else False
     with jax.ensure_compile_time_eval():  # an array that a function under jit closes over
         return bool(_finite_on_device(value))
 
@@ -91,8 +111,9 @@ def class_indices(
 ) -> jax.Array:
     """One class index for each row of the batch, each in [0, classes)."""
     takes = f"integers[batch], one for each of the {batch} {batch_of}"
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and all(isinstance(v, int | np.integer) for v in value):
         value = np.asarray(value)
+    value = native(value)
     if (
         not isinstance(value, jax.Array | np.ndarray)
         or value.shape != (batch,)
@@ -107,32 +128,3 @@ def class_indices(
             got = low if low < 0 else high
             raise invalid(argument, f"class {got}", f"classes 0 to {classes - 1}")
     return jnp.asarray(value)
-
-
-def score_shape(model: Any, images: jax.Array) -> tuple[int, ...]:
-    """The shape of a model's scores, found without running it (and once a model structure).
-
-    Raises:
-      ValueError: if the model refuses such images, or returns anything but [batch, classes].
-    """
-    leaves, structure = jax.tree.flatten(model)
-    shapes = tuple(jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)) for x in leaves)
-    try:
-        shape = _score_shape(structure, shapes, jax.ShapeDtypeStruct(images.shape, images.dtype))
-    except Refusal:
-        raise
-    except (TypeError, ValueError) as error:
-        takes = f"images that the model accepts ({error})"
-        raise invalid("images", describe(images), takes) from error
-    if not isinstance(shape, tuple) or len(shape) != 2 or shape[0] != images.shape[0]:
-        takes = f"a callable that returns scores[batch, classes] for {describe(images)}"
-        raise invalid("model", f"one that returns {shape}", takes)
-    return shape
-
-
-@functools.lru_cache(maxsize=256)
-def _score_shape(structure: Any, shapes: tuple, images: Any) -> Any:
-    scores = jax.eval_shape(
-        lambda leaves, x: jax.tree.unflatten(structure, leaves)(x), list(shapes), images
-    )
-    return getattr(scores, "shape", scores)

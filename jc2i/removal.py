@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -30,33 +31,53 @@ def fill(
       Values that broadcast to the images.
 
     Raises:
-      ValueError: for another word or a shape that does not fit.
+      ValueError: for another word, a shape that does not fit, or values that are not finite.
     """
-    check(baseline, images.shape)
-    if isinstance(baseline, str):
+    values = read("baseline", baseline, images)
+    if isinstance(values, str):
         return gaussian_blur(images)
-    values = jnp.asarray(baseline, images.dtype)
     return values.reshape((1,) * (4 - values.ndim) + values.shape)
 
 
-def check(baseline: Baseline, shape: tuple[int, ...]) -> None:
-    """Refuses what is no baseline of images of this shape.
+def read(argument: str, baseline: Baseline, images: checks.Array) -> Array | str:
+    """A baseline as an array of the images' type, or the word; refuses what is none.
 
     Args:
+      argument: what to call it in a message.
       baseline: see `fill`.
-      shape: the images' batch, height, width and channels.
+      images: the images that it must fit.
+
+    Returns:
+      The word, or an array of rank 0, 1, 3 or 4.
 
     Raises:
-      ValueError: for another word or a shape that does not fit.
+      ValueError: for another word, a shape that does not fit, or values that are not finite.
     """
     if isinstance(baseline, str):
-        return checks.one_of("baseline", baseline, ("blur",))
-    got = np.shape(baseline)
-    fits = len(got) in (0, 1, 3, 4)
+        checks.one_of(argument, baseline, ("blur",))
+        return baseline
+    shape = images.shape
+    takes = (
+        f'a finite number, one a channel, an image or a batch that fits {list(shape)}, or "blur"'
+    )
+    got = checks.describe(baseline)
+    if not isinstance(baseline, jax.Array):
+        try:
+            baseline = np.asarray(checks.native(baseline))
+        except (TypeError, ValueError):  # lists of different lengths
+            raise checks.invalid(argument, got, takes) from None
+    whole = jnp.issubdtype(baseline.dtype, jnp.integer)
+    # Bytes of an image would mean 0..255: only floats can stand beside the images.
+    real = jnp.issubdtype(baseline.dtype, jnp.floating) or (whole and baseline.ndim < 3)
+    fits = baseline.ndim in (0, 1, 3, 4)
     # From the right, as arrays broadcast; a shorter one fits every image.
-    fits = fits and all(a in (1, b) for a, b in zip(got[::-1], shape[::-1], strict=False))
-    takes = f"a number, one a channel, an image or a batch that fits {list(shape)}"
-    checks.require(fits, "baseline", checks.describe(baseline), takes + ', or "blur"')
+    fits = fits and all(
+        a in (1, b) for a, b in zip(baseline.shape[::-1], shape[::-1], strict=False)
+    )
+    checks.require(real and fits, argument, got, takes)
+    if checks.is_concrete(baseline):
+        checks.require(checks.all_finite(baseline), argument, f"NaN or infinity in {got}", takes)
+    return jnp.asarray(baseline).astype(images.dtype)
 
 
 def gaussian_blur(

@@ -1,4 +1,4 @@
-"""What is explained: the logits or the probabilities of a model, calibrated or not."""
+"""What is explained: logits, probabilities or log-odds of a model, calibrated or not."""
 
 from __future__ import annotations
 
@@ -10,18 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jc2i import checks
+from jc2i import checks, pytrees
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class PlainFunction:
-    """A model without weights (a lambda, say) as a pytree without leaves."""
-
-    function: Callable = dataclasses.field(metadata={"static": True})
-
-    def __call__(self, images: Float[Array, "batch ..."]) -> Float[Array, "batch classes"]:
-        return self.function(images)
+MODEL, CALIBRATOR = "a callable: images -> scores", "a callable: logits -> logits, or None"
+TWO = "two classes at least: jc2i.two_classes(model) gives one logit z the logits (0, z)"
 
 
 @jax.tree_util.register_dataclass
@@ -47,18 +39,52 @@ class Probabilities:
 
     def __call__(self, images: Float[Array, "batch ..."]) -> Float[Array, "batch classes"]:
         function = exact_softmax if self.softmax == "exact" else jax.nn.softmax
-        return function(self.logits(images))
+        return function(_several(self.logits(images)))
 
 
-def as_pytree(model: Any) -> Any:
-    """A model as a callable pytree of arrays: one without leaves is wrapped as static.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class LogOdds:
+    """Each class's logarithm of the odds against all others, as a callable pytree."""
 
-    Raises:
-      ValueError: if the model cannot be called.
-    """
-    checks.require(callable(model), "model", repr(model), "a callable: images -> scores")
-    leaves = jax.tree.leaves(model)
-    return PlainFunction(model) if leaves and leaves[0] is model else model
+    logits: Logits
+
+    def __call__(self, images: Float[Array, "batch ..."]) -> Float[Array, "batch classes"]:
+        return odds(_several(self.logits(images)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class TwoClasses:
+    """A network with one logit as one with two."""
+
+    model: Any
+
+    def __call__(self, images: Float[Array, "batch ..."]) -> Float[Array, "batch 2"]:
+        score = self.model(images)
+        takes = "one that returns [batch] or [batch, 1], one logit an image"
+        alone = score.ndim == 1 or (score.ndim == 2 and score.shape[1] == 1)
+        checks.require(alone, "model", f"one that returns {list(score.shape)}", takes)
+        score = score.reshape(-1)
+        return jnp.stack([jnp.zeros_like(score), score], axis=1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class InType:
+    """A model that takes images of one type alone, given others."""
+
+    model: Any
+    dtype: Any = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, images: Float[Array, "batch ..."]) -> Float[Array, "batch classes"]:
+        return self.model(images.astype(self.dtype))
+
+
+def _several(scores: Array) -> Array:
+    takes_two = scores.ndim == 2 and scores.shape[1] < 2
+    checks.require(not takes_two, "model", "one that returns a single score an image", TWO)
+    return scores
 
 
 def logits(model: Any, calibrator: Any = None) -> Logits:
@@ -75,13 +101,10 @@ def logits(model: Any, calibrator: Any = None) -> Logits:
     Raises:
       ValueError: if the model or the calibrator cannot be called.
     """
-    checks.require(
-        calibrator is None or callable(calibrator),
-        "calibrator",
-        repr(calibrator),
-        "a callable: logits -> logits, or None",
-    )
-    return Logits(as_pytree(model), None if calibrator is None else as_pytree(calibrator))
+    model = pytrees.as_pytree("model", model, MODEL)
+    if calibrator is not None:
+        calibrator = pytrees.as_pytree("calibrator", calibrator, CALIBRATOR)
+    return Logits(model, calibrator)
 
 
 def probabilities(model: Any, calibrator: Any = None, *, softmax: str = "exact") -> Probabilities:
@@ -104,6 +127,59 @@ def probabilities(model: Any, calibrator: Any = None, *, softmax: str = "exact")
     """
     checks.one_of("softmax", softmax, ("exact", "plain"))
     return Probabilities(logits(model, calibrator), softmax)
+
+
+def log_odds(model: Any, calibrator: Any = None) -> LogOdds:
+    """Composes a model with a calibrator into a callable pytree: images -> log-odds.
+
+    z_c - ln sum_{k != c} exp z_k = ln p_c / (1 - p_c). It does not saturate, and grows with the
+    logits as they grow, so that a temperature changes its scale and hardly its shape.
+
+    Args:
+      model: callable pytree, images -> logits[batch, classes].
+      calibrator: callable pytree, logits -> logits; None for the uncalibrated model.
+
+    Returns:
+      A callable pytree whose leaves are the weights of both.
+
+    Raises:
+      ValueError: if the model or the calibrator cannot be called.
+    """
+    return LogOdds(logits(model, calibrator))
+
+
+def two_classes(model: Any) -> TwoClasses:
+    """A network with one logit z an image as a classifier with the logits (0, z).
+
+    Their softmax is (1 - sigmoid(z), sigmoid(z)).
+
+    Args:
+      model: callable pytree, images -> logits[batch] or [batch, 1].
+
+    Returns:
+      A callable pytree, images -> logits[batch, 2].
+
+    Raises:
+      ValueError: if the model cannot be called; when called, if it returns several logits.
+    """
+    return TwoClasses(pytrees.as_pytree("model", model, MODEL))
+
+
+def odds(logits: Float[Array, "batch classes"]) -> Float[Array, "batch classes"]:
+    """z_c - ln sum_{k != c} exp z_k for every class c, without cancellation.
+
+    Args:
+      logits: scores, any finite values.
+
+    Returns:
+      The log-odds.
+    """
+    top = jax.nn.one_hot(jnp.argmax(logits, axis=1), logits.shape[1], dtype=bool)
+    # Of the most probable class, the others are summed; of another, p <= 1/2 is taken off the sum.
+    others = jax.nn.logsumexp(jnp.where(top, -jnp.inf, logits), axis=1, keepdims=True)
+    every = jax.nn.logsumexp(logits, axis=1, keepdims=True)
+    share = jnp.exp(jnp.where(top, -jnp.inf, logits - every))
+    return logits - jnp.where(top, others, every + jnp.log1p(-share))
 
 
 @jax.custom_vjp
@@ -143,4 +219,4 @@ def of_targets(
     scores: Float[Array, "batch classes"], targets: Int[Array, " batch"]
 ) -> Float[Array, " batch"]:
     """Each image's score of its own target class."""
-    return jnp.take_along_axis(scores, targets[:, None], axis=1)[:, 0]
+    return jnp.take_along_axis(scores, targets[:, None], axis=1, mode="clip")[:, 0]

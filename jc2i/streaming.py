@@ -1,4 +1,4 @@
-"""Loops that keep a bounded number of model evaluations in flight."""
+"""Loops that keep a bounded number of model evaluations in flight, with the model once in each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 
 def per_step(batch: int, batch_size: int | None) -> int:
@@ -15,34 +15,40 @@ def per_step(batch: int, batch_size: int | None) -> int:
     return 1 if batch_size is None else max(1, batch_size // batch)
 
 
-def accumulate(function: Callable[[Int[Array, " chunk"]], Any], count: int, chunk: int) -> Any:
-    """The sum of `function(indices)` over all indices below `count`, `chunk` at a time.
+def step_size(count: int, chunk: int) -> int:
+    """Indices a step, at most the chunk, such that the last step has the fewest left over."""
+    return -(-count // -(-count // min(chunk, count)))
 
-    Memory is that of one call and one running sum, whatever the count. The last call has the
-    remainder's size, so nothing is evaluated only to be thrown away.
+
+def fold(
+    function: Callable[[Any, Int[Array, " chunk"], Bool[Array, " chunk"]], Any],
+    start: Any,
+    count: int,
+    chunk: int,
+) -> Any:
+    """A state carried over all indices below `count`, `chunk` at a time, in one compiled loop.
+
+    Memory is that of one call and one state, whatever the count. Every step has the same size, as
+    nearly the chunk as divides the count with least left over; the last one's surplus indices are
+    masked, so that the function is in the program once.
 
     Args:
-      function: maps indices [chunk] to a pytree of arrays, already summed over the indices.
+      function: (state, indices, which of them count) -> state, of one structure and type.
+      start: the first state.
       count: the number of indices, at least 1.
-      chunk: indices a call.
+      chunk: most indices a step.
 
     Returns:
-      The pytree of sums.
+      The last state.
     """
-    chunk = min(chunk, count)
-    whole, rest = divmod(count, chunk)
-    # The first chunk starts the sum: no zeros of a shape and dtype that must be found out first.
-    total = function(jnp.arange(rest if rest else chunk))
-    start = rest if rest else chunk
-    steps = whole if rest else whole - 1
-    if steps == 0:
-        return total
+    size = step_size(count, chunk)
+    steps = -(-count // size)
 
-    def step(total: Any, index: Array) -> tuple[Any, None]:
-        part = function(start + index * chunk + jnp.arange(chunk))
-        return jax.tree.map(jnp.add, total, part), None
+    def step(state: Any, first: Array) -> tuple[Any, None]:
+        index = first * size + jnp.arange(size)
+        return function(state, jnp.minimum(index, count - 1), index < count), None
 
-    return jax.lax.scan(step, total, jnp.arange(steps))[0]
+    return jax.lax.scan(step, start, jnp.arange(steps))[0]
 
 
 def collect(function: Callable[[Int[Array, " chunk"]], Array], count: int, chunk: int) -> Array:
@@ -51,41 +57,42 @@ def collect(function: Callable[[Int[Array, " chunk"]], Array], count: int, chunk
     Args:
       function: maps indices [chunk] to an array [batch, chunk].
       count: the number of indices, at least 1.
-      chunk: indices a call.
+      chunk: most indices a call; surplus ones of the last call repeat the last index.
 
     Returns:
       An array [batch, count].
     """
-    chunk = min(chunk, count)
-    whole, rest = divmod(count, chunk)
-    parts = jax.lax.map(lambda i: function(i * chunk + jnp.arange(chunk)), jnp.arange(whole))
-    values = jnp.moveaxis(parts, 0, 1).reshape(parts.shape[1], whole * chunk)
-    if rest == 0:
-        return values
-    return jnp.concatenate([values, function(whole * chunk + jnp.arange(rest))], axis=1)
+    size = step_size(count, chunk)
+    steps = -(-count // size)
+    index = jnp.minimum(jnp.arange(steps * size), count - 1).reshape(steps, size)
+    parts = jax.lax.map(function, index)
+    return jnp.moveaxis(parts, 0, 1).reshape(parts.shape[1], steps * size)[:, :count]
 
 
 def over_images(function: Callable[[Any], Any], arrays: Any, size: int) -> Any:
     """Applies a function of a batch to `size` images at a time, inside one compiled loop.
 
     The images of one step are taken with a stride, so that the leading axis of each step stays
-    sharded over devices as the batch is. The last step is filled up with repeated images, whose
-    results are dropped.
+    sharded over devices as the batch is. A last step that is not full is filled up with repeated
+    images, whose results are dropped.
 
     Args:
       function: maps a pytree of arrays [size, ...] to another.
       arrays: a pytree of arrays with one leading axis.
-      size: images a step.
+      size: most images a step.
 
     Returns:
       The results for the whole batch, in order.
     """
     batch = jax.tree.leaves(arrays)[0].shape[0]
     steps = -(-batch // size)
+    missing = size * steps - batch
 
     def split(array: Array) -> Array:
-        index = jnp.minimum(jnp.arange(size * steps), batch - 1)
-        return jnp.swapaxes(array[index].reshape(size, steps, *array.shape[1:]), 0, 1)
+        # Reshaped where it can be: a gather would bring the whole batch to every device.
+        if missing:
+            array = jnp.concatenate([array, jnp.repeat(array[-1:], missing, 0)])
+        return jnp.swapaxes(array.reshape(size, steps, *array.shape[1:]), 0, 1)
 
     def join(array: Array) -> Array:
         return jnp.swapaxes(array, 0, 1).reshape(size * steps, *array.shape[2:])[:batch]

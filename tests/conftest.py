@@ -59,9 +59,9 @@ class ConvNet:
             values = jax.lax.conv_general_dilated(
                 values, weights["kernel" + layer], (stride,) * 2, padding, dimension_numbers=layout
             )
-            values = activation(values + weights["bias" + layer])
+            values = activation(values + weights["bias" + layer].reshape(1, 1, 1, -1))
             values = checkpoint_name(values, f"layer{layer}")
-        return values.mean(axis=(1, 2)) @ weights["dense"] + weights["bias3"]
+        return values.mean(axis=(1, 2)) @ weights["dense"] + weights["bias3"].reshape(1, -1)
 
 
 @jax.tree_util.register_dataclass

@@ -47,7 +47,7 @@ def test_forms_of_a_baseline():
     ("baseline", "message"),
     [
         ("black", "baseline: got 'black', takes 'blur'"),
-        (np.zeros(4), "baseline: got float64[4], takes a number, one a channel, an image"),
+        (np.zeros(4), "baseline: got float64[4], takes a finite number, one a channel, an image"),
         (np.zeros((14, 17)), "baseline: got float64[14, 17], takes"),
         (np.zeros((3, 14, 17, 3)), 'that fits [2, 14, 17, 3], or "blur"'),
     ],

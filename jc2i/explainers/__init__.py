@@ -2,31 +2,27 @@
 
 gradients      sensitivity, gradient_x_input, integrated_gradients, smoothgrad
 perturbation   occlusion, rise, meaningful_perturbation
-cam            grad_cam, hires_cam
+cam            grad_cam, hires_cam, score_cam, ablation_cam
 baselines      random_map
+
+`jc2i.query.methods(jc2i.explainers)` lists them with what is known of each.
 """
 
 from __future__ import annotations
 
-from jc2i.explainers.baselines import random_map
-from jc2i.explainers.cam import grad_cam, hires_cam
-from jc2i.explainers.gradients import (
-    gradient_x_input,
-    integrated_gradients,
-    sensitivity,
-    smoothgrad,
+from jc2i.explainers.baselines import random_map as random_map
+from jc2i.explainers.cam.ablation_cam import ablation_cam as ablation_cam
+from jc2i.explainers.cam.grad_cam import grad_cam as grad_cam
+from jc2i.explainers.cam.hires_cam import hires_cam as hires_cam
+from jc2i.explainers.cam.score_cam import score_cam as score_cam
+from jc2i.explainers.gradients.integrated_gradients import (
+    integrated_gradients as integrated_gradients,
 )
-from jc2i.explainers.perturbation import meaningful_perturbation, occlusion, rise
-
-__all__ = [
-    "grad_cam",
-    "gradient_x_input",
-    "hires_cam",
-    "integrated_gradients",
-    "meaningful_perturbation",
-    "occlusion",
-    "random_map",
-    "rise",
-    "sensitivity",
-    "smoothgrad",
-]
+from jc2i.explainers.gradients.sensitivity import gradient_x_input as gradient_x_input
+from jc2i.explainers.gradients.sensitivity import sensitivity as sensitivity
+from jc2i.explainers.gradients.smoothgrad import smoothgrad as smoothgrad
+from jc2i.explainers.perturbation.meaningful_perturbation import (
+    meaningful_perturbation as meaningful_perturbation,
+)
+from jc2i.explainers.perturbation.occlusion import occlusion as occlusion
+from jc2i.explainers.perturbation.rise import rise as rise

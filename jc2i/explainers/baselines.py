@@ -7,10 +7,10 @@ from collections.abc import Callable
 import jax
 from jaxtyping import Array, Float, Int, Key
 
-from jc2i.boundary import public
+from jc2i.query import Cost, explainer
 
 
-@public(stochastic=True)
+@explainer(cost=lambda shape, options: Cost(), stochastic=True, depends_on_scores=False)
 def random_map(
     model: Callable,
     images: Float[Array, "batch height width channel"],
@@ -34,7 +34,7 @@ def random_map(
     Raises:
       ValueError: for bad input, naming the argument.
     """
-    del model, targets, batch_size
+    assert key is not None  # the decorator refuses that
     batch, height, width, _ = images.shape
     draw = jax.vmap(lambda key: jax.random.uniform(key, (height * width,), images.dtype))
     return draw(key).reshape(batch, height, width)

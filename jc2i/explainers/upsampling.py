@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -12,7 +11,7 @@ from jaxtyping import Array, Float
 
 @functools.cache
 def matrix(cells: int, length: int, method: str) -> np.ndarray:
-    """The matrix that interpolates cells along one axis, as `jax.image.resize` does.
+    """The matrix that interpolates cells along one axis, as `jax.image.resize` does; in NumPy.
 
     A product with one matrix an axis is the same for every mask and every step, and its gradient
     is another product.
@@ -25,10 +24,15 @@ def matrix(cells: int, length: int, method: str) -> np.ndarray:
     Returns:
       The weights [length, cells], each row summing to 1.
     """
-    # Compiled as a whole: one operation at a time would take seconds.
-    resize = jax.jit(jax.image.resize, static_argnums=(1, 2))
-    with jax.ensure_compile_time_eval():
-        return np.asarray(resize(np.eye(cells, dtype=np.float32), (length, cells), method))
+    centres = (np.arange(length) + 0.5) * cells / length - 0.5
+    distance = np.abs(centres[:, None] - np.arange(cells))
+    if method == "linear":
+        weights = np.maximum(1 - distance, 0)
+    else:
+        near = (1.5 * distance - 2.5) * distance**2 + 1
+        far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+        weights = np.where(distance < 1, near, np.where(distance < 2, far, 0))
+    return np.float32(weights / weights.sum(axis=1, keepdims=True))
 
 
 def bilinear(

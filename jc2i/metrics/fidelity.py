@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from jc2i import checks, removal, scores, streaming
-from jc2i.boundary import public
+from jc2i import checks, masking, removal, streaming
+from jc2i.options import Fill, Maps, PerImage, TieKey
+from jc2i.query import Cost, metric
 
 TIE_SEED = 0
 """Seed of the permutation that breaks ties when no `tie_key` is given."""
 
 
-@public
+def _cost(shape: tuple[int, ...], options: Mapping[str, Any]) -> Cost:
+    curves = options.get("orders", 1)
+    return Cost(forward=options["steps"] * curves + options["normalize"])
+
+
+SEGMENTS = PerImage(3, integers=True, takes="integers[batch, height, width], one for each image")
+
+
+@metric(cost=_cost, depends_on_scores=False, baseline=Fill(), maps=Maps(), tie_key=TieKey())
 def deletion_curve(
     model: Callable,
     images: Float[Array, "batch height width channel"],
@@ -49,16 +59,18 @@ def deletion_curve(
       batch_size: most model evaluations in flight; None for one step of the whole batch.
 
     Returns:
-      The curves; NaN for an image whose map is not finite.
+      The curves; NaN for an image whose map is not finite, and with `normalize` for one whose clean
+      score is not positive: divided by it, a worse map would look better.
 
     Raises:
       ValueError: for bad input, naming the argument.
     """
-    position = removal_order(maps, tie_key)
-    return _curve(model, images, targets, position, steps, baseline, normalize, batch_size, True)
+    position = removal_order(maps, tie_key)[:, None]
+    fill = jnp.broadcast_to(removal.fill(images, baseline), images.shape)
+    return _curves(model, images, fill, True, targets, position, steps, normalize, batch_size)[:, 0]
 
 
-@public
+@metric(cost=_cost, depends_on_scores=False, baseline=Fill(), maps=Maps(), tie_key=TieKey())
 def insertion_curve(
     model: Callable,
     images: Float[Array, "batch height width channel"],
@@ -93,11 +105,14 @@ def insertion_curve(
     Raises:
       ValueError: for bad input, naming the argument.
     """
-    position = removal_order(maps, tie_key)
-    return _curve(model, images, targets, position, steps, baseline, normalize, batch_size, False)
+    position = removal_order(maps, tie_key)[:, None]
+    fill = jnp.broadcast_to(removal.fill(images, baseline), images.shape)
+    return _curves(model, images, fill, False, targets, position, steps, normalize, batch_size)[
+        :, 0
+    ]
 
 
-@public(stochastic=True)
+@metric(cost=_cost, stochastic=True, depends_on_scores=False, baseline=Fill(), segments=SEGMENTS)
 def random_deletion_curve(
     model: Callable,
     images: Float[Array, "batch height width channel"],
@@ -115,14 +130,15 @@ def random_deletion_curve(
 
     What a map must beat to explain better than chance (C2I section 4.4). Whole superpixels are
     removed, by fraction of pixels: one is gone once more than half of it lies within the fraction.
-    Cost: `orders` x (`steps` + 1) evaluations.
+    Cost: `orders` x `steps` + 1 evaluations.
 
     Args:
       model: callable pytree, images -> scores[batch, classes]; usually probabilities.
       images: images, in [0, 1] unless the model says otherwise.
       targets: class whose score is followed, one an image.
       key: one key, or one for each image; required.
-      segments: superpixel of each pixel, from `superpixels(images)`: integers from 0.
+      segments: superpixel of each pixel, as from `superpixels(images)`: any integers, equal within
+        one.
       orders: random orders averaged, at least 1.
       steps: points of the curve, at least 1.
       baseline: what a removed pixel becomes: as in `deletion_curve`.
@@ -135,19 +151,21 @@ def random_deletion_curve(
     Raises:
       ValueError: for bad input, naming the argument.
     """
-    checks.positive(orders=orders)
-    integers = jnp.issubdtype(segments.dtype, jnp.integer)
-    checks.require(integers, "segments", checks.describe(segments), "integers from 0")
-    assert key is not None  # `public` refuses that
+    assert key is not None  # the decorator refuses that
+    shape = images.shape[:3]
+    checks.require(
+        segments.shape == shape, "segments", checks.describe(segments), f"integers{list(shape)}"
+    )
+    dense = jax.vmap(_dense)(segments)
 
-    def curve(order: Array) -> Array:
+    def position(order: Array) -> Array:
         keys = jax.vmap(jax.random.fold_in, (0, None))(key, order)
-        position = jax.vmap(_segment_position)(keys, segments)
-        return _curve(
-            model, images, targets, position, steps, baseline, normalize, batch_size, True
-        )
+        return jax.vmap(_segment_position)(keys, dense).astype(images.dtype)
 
-    return streaming.accumulate(lambda order: curve(order[0]), orders, 1) / orders
+    positions = jax.vmap(position, out_axes=1)(jnp.arange(orders))
+    fill = jnp.broadcast_to(removal.fill(images, baseline), images.shape)
+    curves = _curves(model, images, fill, True, targets, positions, steps, normalize, batch_size)
+    return curves.mean(axis=1)
 
 
 def area(curve: Float[checks.Array, "*batch steps"]) -> Float[Array, "*batch"]:
@@ -227,9 +245,19 @@ def removal_order(
     # A stable sort of the permuted pixels leaves ties in the permutation's order.
     order = jnp.argsort(-maps.reshape(batch, pixels)[:, permutation], axis=1, stable=True)
     ranked = permutation[order]
-    rank = jnp.zeros((batch, pixels)).at[jnp.arange(batch)[:, None], ranked].set(jnp.arange(pixels))
+    ranks = jnp.arange(pixels, dtype=maps.dtype)
+    rank = jax.vmap(lambda pixel: jnp.zeros_like(ranks).at[pixel].set(ranks))(ranked)
     finite = jnp.isfinite(maps).all(axis=(1, 2))[:, None]
     return jnp.where(finite, rank / pixels, jnp.nan).reshape(maps.shape)
+
+
+def _dense(segments: Array) -> Array:
+    """The same segments numbered from 0 without gaps, so that any codes may name them."""
+    flat = segments.reshape(-1)
+    order = jnp.argsort(flat)
+    first = jnp.concatenate([jnp.zeros(1, bool), flat[order][1:] != flat[order][:-1]])
+    number = jnp.cumsum(first.astype(jnp.int32))
+    return jnp.zeros_like(number).at[order].set(number).reshape(segments.shape)
 
 
 def _segment_position(key: Array, segments: Array) -> Array:
@@ -243,35 +271,38 @@ def _segment_position(key: Array, segments: Array) -> Array:
     return (middle[draw[flat]] / flat.size).reshape(segments.shape)
 
 
-def _curve(
+def _curves(
     model: Callable,
     images: Array,
+    fill: Array,
+    deletion: bool,
     targets: Array,
-    position: Array,
+    positions: Float[Array, "batch orders height width"],
     steps: int,
-    baseline: removal.Baseline,
     normalize: bool,
     batch_size: int | None,
-    deletion: bool,
-) -> Array:
+) -> Float[Array, "batch orders steps"]:
     """Scores as the pixels with position below each fraction leave (or enter) the image."""
-    checks.positive(steps=steps)
-    batch = images.shape[0]
-    fill = jnp.broadcast_to(removal.fill(images, baseline), images.shape)
-    before, after = (images, fill) if deletion else (fill, images)
+    batch, orders, height, width = positions.shape
+    pixels = height * width
+    clean = int(normalize)
 
     def changed_scores(index: Array) -> Array:
+        # Index 0 is the clean image, if it is asked for: the model is in the program once.
+        point = jnp.maximum(index - clean, 0)
         # Compared in whole pixels: k/steps of them, rounded, as fractions do not add up exactly.
-        pixels = position.shape[1] * position.shape[2]
-        number = jnp.round((index + 1) / steps * pixels)
-        changed = position[:, None] * pixels < number[:, None, None] - 0.25
-        variants = jnp.where(changed[..., None], after[:, None], before[:, None])
-        values = model(variants.reshape(-1, *images.shape[1:]))
-        return scores.of_targets(values, jnp.repeat(targets, len(index))).reshape(batch, -1)
+        number = jnp.round((point % steps + 1).astype(images.dtype) / steps * pixels)
+        changed = positions[:, point // steps] * pixels < number[None, :, None, None] - 0.25
+        visible = ~changed if deletion else changed
+        visible |= (index < clean)[None, :, None, None]
+        variants = jnp.where(visible[..., None], images[:, None], fill[:, None])
+        return masking.variant_scores(model, variants, targets)
 
     chunk = streaming.per_step(batch, batch_size)
-    curve = streaming.collect(changed_scores, steps, chunk)
+    values = streaming.collect(changed_scores, orders * steps + clean, chunk)
+    curves = values[:, clean:].reshape(batch, orders, steps)
     if normalize:
-        curve = curve / scores.of_targets(model(images), targets)[:, None]
-    finite = jnp.isfinite(position).all(axis=(1, 2))
-    return jnp.where(finite[:, None], curve, jnp.nan)
+        score = values[:, :1, None]
+        curves = jnp.where(score > 0, curves / jnp.where(score > 0, score, 1), jnp.nan)
+    finite = jnp.isfinite(positions).all(axis=(1, 2, 3))
+    return jnp.where(finite[:, None, None], curves, jnp.nan)

@@ -10,12 +10,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jc2i import checks, streaming
-from jc2i.boundary import public
+from jc2i import pytrees, streaming
 from jc2i.normalization import normalize as min_max
+from jc2i.options import Number, Scalar
+from jc2i.query import Cost, metric
 
 
-@public(stochastic=True)
+@metric(
+    # Of explanations, each of which has a cost of its own.
+    cost=lambda shape, options: Cost(forward=options["neighbours"] + 1),
+    stochastic=True,
+    radius=Number(above=0, takes="a number above 0"),
+)
 def lipschitz(
     explainer: Callable,
     model: Callable,
@@ -24,7 +30,7 @@ def lipschitz(
     *,
     key: Key[Array, "*batch"] | None = None,
     neighbours: int = 40,
-    radius: float = 0.05,
+    radius: Scalar = 0.05,
     normalize: bool = True,
     shared_key: bool = False,
     batch_size: int | None = None,
@@ -56,40 +62,61 @@ def lipschitz(
     Raises:
       ValueError: for bad input, naming the argument.
     """
-    checks.require(callable(explainer), "explainer", repr(explainer), "an explainer function")
-    checks.positive(neighbours=neighbours, radius=radius)
-    assert key is not None  # `public` refuses that
+    assert key is not None  # the decorator refuses that
     batch, *shape = images.shape
+    chunk = streaming.per_step(batch, batch_size)
 
-    def explain(images: Array, targets: Array, keys: Array) -> Array:
-        maps = explainer(model, images, targets, key=keys, **options)
-        return min_max(maps) if normalize else maps
+    arrays, rest = pytrees.split((model, targets, options))
+
+    def explain(arrays: list[Array], variants: Array, keys: Array) -> Array:
+        """Maps of several variants of each image: [batch, chunk, ...]."""
+        model, targets, options = pytrees.join(arrays, rest)
+        together = variants.shape[1]
+        flat, repeated = variants.reshape(-1, *shape), jnp.repeat(targets, together)
+        maps = explainer(model, flat, repeated, key=keys.reshape(-1), **options)
+        maps = min_max(maps) if normalize else maps
+        return maps.reshape(batch, together, *maps.shape[1:])
 
     def neighbour(key: Array, index: Array) -> tuple[Array, Array]:
-        direction_key, radius_key, own_key = jax.random.split(jax.random.fold_in(key, index), 3)
+        """The step to a neighbour, none for index 0, and the explainer's key there."""
+        one = jnp.maximum(index - 1, 0)
+        direction_key, radius_key, own_key = jax.random.split(jax.random.fold_in(key, one), 3)
         # Drawn flat: the same numbers as in shape, which on CPU take five times as long to compile.
         direction = jax.random.normal(direction_key, (math.prod(shape),), images.dtype)
         # 1 - uniform lies in (0, 1].
         length = radius * (1 - jax.random.uniform(radius_key, (), images.dtype))
         step = length * direction / jnp.linalg.norm(direction)
-        return step.reshape(shape), jax.random.fold_in(key, neighbours) if shared_key else own_key
+        clean_key = jax.random.fold_in(key, neighbours)
+        drawn = clean_key if shared_key else jax.lax.select(index == 0, clean_key, own_key)
+        return jnp.where(index == 0, jnp.zeros_like(step), step).reshape(shape), drawn
 
-    own = explain(images, targets, jax.vmap(jax.random.fold_in, (0, None))(key, neighbours))
-
-    def ratios(index: Array) -> Array:
-        chunk = len(index)
+    # Index 0 is the image itself, so that the explainer is in the program once; its map is carried
+    # to its neighbours'.
+    def compare(state: tuple[Array, Array], index: Array, counted: Array) -> tuple[Array, Array]:
+        own, largest = state
         steps, keys = jax.vmap(jax.vmap(neighbour, (None, 0)), (0, None))(key, index)
-        near = (images[:, None] + steps).reshape(-1, *shape)
-        maps = explain(near, jnp.repeat(targets, chunk), keys.reshape(-1))
-        change = maps.reshape(batch, chunk, *maps.shape[1:]) - own[:, None]
+        near = images[:, None] + steps
+        maps = explain(arrays, near, keys)
+        own = jnp.where(index[0] == 0, maps[:, 0], own)
         # The distance that float arithmetic left: x + s rounds, most where s is smallest.
-        moved = near.reshape(steps.shape) - images[:, None]
-        distance = _norm(moved)
+        distance = _norm(near - images[:, None])
         # A step can be too small for the image's floats: no neighbour, so no ratio.
-        return jnp.where(distance > 0, _norm(change) / distance, 0)
+        moved = counted[None] & (index > 0)[None] & (distance > 0)
+        ratios = _norm(maps - own[:, None]) / jnp.where(moved, distance, 1)
+        return own, jnp.maximum(largest, jnp.where(moved, ratios, 0).max(axis=1))
 
-    chunk = streaming.per_step(batch, batch_size)
-    return streaming.collect(ratios, neighbours, chunk).max(axis=1)
+    count = neighbours + 1
+    together = streaming.step_size(count, chunk)
+    like = jax.eval_shape(
+        explain,
+        arrays,
+        jax.ShapeDtypeStruct((batch, together, *shape), images.dtype),
+        jax.ShapeDtypeStruct((batch, together), key.dtype),
+    )
+    start = (jnp.zeros((batch, *like.shape[2:]), like.dtype), jnp.zeros(batch, like.dtype))
+    own, largest = streaming.fold(compare, start, count, chunk)
+    finite = jnp.isfinite(own).reshape(batch, -1).all(axis=1)
+    return jnp.where(finite, largest, jnp.nan)
 
 
 def _norm(values: Array) -> Array:

@@ -351,7 +351,7 @@ def test_other_weights_do_not_recompile(images, maps):
     [
         ({"maps": np.zeros((8, 5, 5), "f4")}, r"maps: got float32\[8, 5, 5\], takes an array"),
         ({"targets": np.full(8, 2)}, "targets: got class 2, takes classes 0 to 1"),
-        ({"steps": 0}, "steps: got 0, takes a number above 0"),
+        ({"steps": 0}, "steps: got 0, takes a whole number above 0"),
         ({"baseline": "mean"}, "baseline: got 'mean', takes 'blur'"),
         ({"batch_size": 0}, "batch_size: got 0, takes a whole number"),
     ],
@@ -366,7 +366,7 @@ def test_deletion_refuses_bad_input(untyped, model, images, maps, changed, messa
     ("changed", "message"),
     [
         ({"key": None}, "key: got None, takes a jax.random.key"),
-        ({"orders": 0}, "orders: got 0, takes a number above 0"),
+        ({"orders": 0}, "orders: got 0, takes a whole number above 0"),
         ({"segments": np.zeros((8, HEIGHT, WIDTH), "f4")}, "segments: got float32"),
         ({"segments": np.zeros((HEIGHT, WIDTH), int)}, "segments: got int64"),
     ],

@@ -184,7 +184,7 @@ def test_does_not_depend_on_batch_or_devices(model, images, explainer):
     ("options", "message"),
     [
         ({"key": None}, "key: got None, takes a jax.random.key"),
-        ({"neighbours": 0}, "neighbours: got 0, takes a number above 0"),
+        ({"neighbours": 0}, "neighbours: got 0, takes a whole number above 0"),
         ({"radius": -0.1}, "radius: got -0.1, takes a number above 0"),
         ({"explainer": "rise"}, "explainer: got 'rise', takes an explainer function"),
     ],

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from jaxtyping import Array, Float, Int, Key
 
-from jc2i.boundary import public
-from jc2i.explainers.cam.layers import activation_and_gradient, finish
+from jc2i.explainers.cam.layers import LAYER, activation_and_gradient, finish
+from jc2i.query import Cost, explainer
 
 
-@public
+@explainer(cost=lambda shape, options: Cost(forward=1), **LAYER)
 def hires_cam(
     model: Callable,
     images: Float[Array, "batch height width channel"],
@@ -18,6 +18,7 @@ def hires_cam(
     *,
     key: Key[Array, "*batch"] | None = None,
     layer: str | None = None,
+    channel_axis: int | None = None,
     relu: bool = False,
     resize: bool = True,
     batch_size: int | None = None,
@@ -36,6 +37,8 @@ def hires_cam(
       key: not used: the method is deterministic.
       layer: name of an activation [batch, rows, columns, features] (`jc2i.taps.names`); None for
         the last that lies on a grid over the image.
+      channel_axis: which axis of the activation counts the features, -1 or 1; None where the grid
+        tells (one that fits both ways is refused).
       relu: whether the map's negative part is cut off.
       resize: whether the map is upsampled to the image's size (bilinear), or stays the layer's.
       batch_size: most model evaluations in flight; None for the whole batch at once.
@@ -46,6 +49,5 @@ def hires_cam(
     Raises:
       ValueError: for bad input, naming the argument; for an unknown layer, listing those there are.
     """
-    del key, batch_size
-    activation, gradient = activation_and_gradient(model, images, targets, layer)
+    activation, gradient = activation_and_gradient(model, images, targets, layer, channel_axis)
     return finish((activation * gradient).sum(axis=-1), images, relu, resize)

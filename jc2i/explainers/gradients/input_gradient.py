@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jc2i import checks, scores
-from jc2i.jaxpr import fast_gradients
+from jc2i import scores
+from jc2i.options import OneOf
 
-CHANNELS = ("abs_sum", "sum", "max_abs", None)
+CHANNELS = OneOf("abs_sum", "sum", "max_abs", None)
+"""What `reduce_channels` takes."""
 
 
 def input_gradient(model: Callable) -> Callable[[Array, Array], Array]:
@@ -23,10 +24,9 @@ def input_gradient(model: Callable) -> Callable[[Array, Array], Array]:
     Returns:
       A function whose result has the shape of the images.
     """
-    model = fast_gradients(model)
 
     def total(images: Array, targets: Array) -> Array:
-        return scores.of_targets(model(images), targets).sum()
+        return scores.of_targets(model(images), targets).sum().astype(images.dtype)
 
     return jax.grad(total)
 
@@ -53,13 +53,7 @@ def reduce_channels(
 
     Returns:
       Maps, or the values themselves for None.
-
-    Raises:
-      ValueError: for another word.
     """
-    checks.require(
-        channels in CHANNELS, "channels", repr(channels), " or ".join(map(repr, CHANNELS))
-    )
     if channels is None:
         return values
     if channels == "sum":

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jc2i import checks, streaming
-from jc2i.boundary import public
-from jc2i.explainers.gradients.input_gradient import reduce_channels, repeated_gradient
+from jc2i.explainers.gradients.input_gradient import CHANNELS, reduce_channels, repeated_gradient
+from jc2i.options import OneOf
+from jc2i.query import Cost, explainer
 
 METHODS = (
     "riemann_right",
@@ -22,7 +25,55 @@ METHODS = (
 NAMED_REFERENCES = {"black": 0.0, "white": 1.0}
 
 
-@public
+class References:
+    """One reference image or several: words, numbers, a colour, arrays that fit one image."""
+
+    takes = "black, white, a number, one a channel or an array that fits {}, or several of these"
+
+    def read(self, name: str, value: object, images: Array) -> Array:
+        """The references as one array [references, height, width, channel], or of ones there."""
+        shape = images.shape[1:]
+        numbers = (
+            isinstance(value, tuple | list)
+            and len(value) > 0
+            and all(isinstance(entry, int | float | np.number) for entry in value)
+        )
+        # Numbers alone are a colour, as for every `baseline=`.
+        listed = value if isinstance(value, tuple | list) and not numbers else (value,)
+        checks.require(len(listed) > 0, name, "none", "at least one reference")
+        found = [self._one(name, entry, images) for entry in listed]
+        if all(reference.ndim == 0 for reference in found):
+            return jnp.stack(found).reshape(-1, 1, 1, 1)
+        return jnp.stack([jnp.broadcast_to(reference, shape) for reference in found])
+
+    def _one(self, name: str, value: object, images: Array) -> Array:
+        if isinstance(value, str):
+            checks.one_of(name, value, tuple(NAMED_REFERENCES))
+            value = NAMED_REFERENCES[value]
+        got, shape = checks.describe(value), images.shape[1:]
+        takes = self.takes.format(list(shape))
+        if not isinstance(value, jax.Array):
+            try:
+                value = np.asarray(checks.native(value))
+            except (TypeError, ValueError):
+                raise checks.invalid(name, got, takes) from None
+        real = any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer))
+        fits = value.ndim in (0, 1, 3) and all(
+            a in (1, b) for a, b in zip(value.shape[::-1], shape[::-1], strict=False)
+        )
+        checks.require(real and fits, name, got, takes)
+        if checks.is_concrete(value):
+            checks.require(checks.all_finite(value), name, f"NaN or infinity in {got}", takes)
+        return jnp.asarray(value).astype(images.dtype)
+
+
+@explainer(
+    cost=lambda shape, options: Cost(gradient=options["steps"] * _number(options["references"])),
+    depends_on_scores=False,
+    references=References(),
+    method=OneOf(*METHODS),
+    channels=CHANNELS,
+)
 def integrated_gradients(
     model: Callable,
     images: Float[Array, "batch height width channel"],
@@ -47,8 +98,9 @@ def integrated_gradients(
       targets: class whose score is explained, one an image.
       key: not used: the method is deterministic.
       steps: gradient evaluations a reference, at least 1 (trapezoid: at least 2).
-      references: `"black"` (0), `"white"` (1), a number, an array that fits one image, or a tuple
-        of these, over which the maps' attributions are averaged (C2I section 4.2: both).
+      references: `"black"` (0), `"white"` (1), a number, a tuple of one number a channel, an array
+        that fits one image, or a tuple of words and arrays, over which the maps' attributions are
+        averaged (C2I section 4.2: both).
       method: quadrature rule: `"riemann_right"`, `"riemann_left"`, `"riemann_middle"`,
         `"trapezoid"` (weights 1/(steps-1), halved at the ends; MeGe) or `"gauss_legendre"`.
       channels: `"abs_sum"`, `"sum"`, `"max_abs"`, or None for one value a channel.
@@ -60,20 +112,27 @@ def integrated_gradients(
     Raises:
       ValueError: for bad input, naming the argument.
     """
-    del key
     points, weights = (jnp.asarray(v, images.dtype) for v in quadrature(method, steps))
-    starts = _reference_images(references, images)
+    starts = jnp.asarray(references)  # [references, height, width, channel]
+    count = steps * len(starts)
 
-    def summed(index: Array) -> Array:
-        start, step = starts[index // steps], index % steps
+    def add(total: Array, index: Array, counted: Array) -> Array:
+        start, step = starts[index // steps][None], index % steps
         path = images[:, None] - start  # [batch, chunk, height, width, channel]
-        variants = start + points[step][:, None, None, None] * path
+        variants = start + points[step][None, :, None, None, None] * path
         gradients = repeated_gradient(model, variants, targets)
-        return jnp.einsum("k,bkhwc,bkhwc->bhwc", weights[step], path, gradients)
+        weight = weights[step] * counted.astype(weights.dtype)
+        return total + jnp.einsum("k,bkhwc,bkhwc->bhwc", weight, path, gradients)
 
     chunk = streaming.per_step(images.shape[0], batch_size)
-    total = streaming.accumulate(summed, steps * len(starts), chunk)
+    total = streaming.fold(add, jnp.zeros_like(images), count, chunk)
     return reduce_channels(total / len(starts), channels)
+
+
+def _number(references: Any) -> int:
+    """How many references there are: read already, or as a caller of `Method.cost` gave them."""
+    several = isinstance(references, tuple | list) or getattr(references, "ndim", 0) == 4
+    return len(references) if several else 1
 
 
 def quadrature(method: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -91,9 +150,7 @@ def quadrature(method: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """
     checks.one_of("method", method, METHODS)
     least = 2 if method == "trapezoid" else 1
-    checks.require(
-        isinstance(steps, int) and steps >= least, "steps", steps, f"a whole number from {least}"
-    )
+    checks.require(steps >= least, "steps", steps, f"a whole number from {least}")
     if method == "gauss_legendre":
         points, weights = np.polynomial.legendre.leggauss(steps)
         return (points + 1) / 2, weights / 2
@@ -103,22 +160,3 @@ def quadrature(method: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
         return np.linspace(0, 1, steps), weights
     offset = {"riemann_left": 0.0, "riemann_middle": 0.5, "riemann_right": 1.0}[method]
     return (np.arange(steps) + offset) / steps, np.full(steps, 1 / steps)
-
-
-def _reference_images(references: object, images: Array) -> Array:
-    listed = references if isinstance(references, tuple | list) else (references,)
-    checks.require(len(listed) > 0, "references", "none", "at least one reference")
-    starts = []
-    for reference in listed:
-        if isinstance(reference, str):
-            checks.one_of("references", reference, tuple(NAMED_REFERENCES))
-            reference = NAMED_REFERENCES[reference]
-        value = jnp.asarray(reference, images.dtype)
-        shape = images.shape[1:]
-        fits = value.ndim <= 3 and all(
-            a in (1, b) for a, b in zip(value.shape[::-1], shape[::-1], strict=False)
-        )
-        takes = f"black, white, a number or an array that fits {list(shape)}"
-        checks.require(fits, "references", checks.describe(value), takes)
-        starts.append(jnp.broadcast_to(value, shape))
-    return jnp.stack(starts)

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jc2i.boundary import public
-from jc2i.explainers.gradients.input_gradient import input_gradient, reduce_channels
+from jc2i.explainers.gradients.input_gradient import CHANNELS, input_gradient, reduce_channels
+from jc2i.query import Cost, explainer
 
 
-@public
+@explainer(cost=lambda shape, options: Cost(gradient=1), channels=CHANNELS)
 def sensitivity(
     model: Callable,
     images: Float[Array, "batch height width channel"],
@@ -41,11 +41,10 @@ def sensitivity(
     Raises:
       ValueError: for bad input, naming the argument.
     """
-    del key, batch_size
     return reduce_channels(input_gradient(model)(images, targets), channels)
 
 
-@public
+@explainer(cost=lambda shape, options: Cost(gradient=1), channels=CHANNELS)
 def gradient_x_input(
     model: Callable,
     images: Float[Array, "batch height width channel"],
@@ -76,6 +75,5 @@ def gradient_x_input(
     Raises:
       ValueError: for bad input, naming the argument.
     """
-    del key, batch_size
     gradient = input_gradient(model)(images, targets)
     return reduce_channels(images * (jnp.abs(gradient) if absolute else gradient), channels)

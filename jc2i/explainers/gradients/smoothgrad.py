@@ -8,12 +8,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jc2i import checks, streaming
-from jc2i.boundary import public
-from jc2i.explainers.gradients.input_gradient import reduce_channels, repeated_gradient
+from jc2i import streaming
+from jc2i.explainers.gradients.input_gradient import CHANNELS, reduce_channels, repeated_gradient
+from jc2i.options import Number, Scalar
+from jc2i.query import Cost, explainer
 
 
-@public(stochastic=True)
+@explainer(
+    cost=lambda shape, options: Cost(gradient=options["samples"]),
+    stochastic=True,
+    depends_on_scores=False,
+    noise=Number(least=0, takes="a standard deviation of at least 0"),
+    channels=CHANNELS,
+)
 def smoothgrad(
     model: Callable,
     images: Float[Array, "batch height width channel"],
@@ -21,7 +28,7 @@ def smoothgrad(
     *,
     key: Key[Array, "*batch"] | None = None,
     samples: int = 60,
-    noise: float = 0.2,
+    noise: Scalar = 0.2,
     relative: bool = False,
     channels: str | None = "abs_sum",
     batch_size: int | None = None,
@@ -48,9 +55,7 @@ def smoothgrad(
     Raises:
       ValueError: for bad input, naming the argument.
     """
-    assert key is not None  # `public` refuses that
-    checks.count(samples=samples)
-    checks.require(noise >= 0, "noise", noise, "a standard deviation of at least 0")
+    assert key is not None  # the decorator refuses that
     scale = jnp.full(images.shape[0], noise, images.dtype)
     if relative:
         scale = noise * (images.max(axis=(1, 2, 3)) - images.min(axis=(1, 2, 3)))
@@ -62,9 +67,11 @@ def smoothgrad(
 
     over_samples = jax.vmap(noisy, (None, None, None, 0))
 
-    def summed(index: Array) -> Array:
+    def add(total: Array, index: Array, counted: Array) -> Array:
         variants = jax.vmap(over_samples, (0, 0, 0, None))(key, images, scale, index)
-        return repeated_gradient(model, variants, targets).sum(axis=1)
+        gradients = repeated_gradient(model, variants, targets)
+        return total + jnp.einsum("k,bkhwc->bhwc", counted.astype(images.dtype), gradients)
 
     chunk = streaming.per_step(images.shape[0], batch_size)
-    return reduce_channels(streaming.accumulate(summed, samples, chunk) / samples, channels)
+    total = streaming.fold(add, jnp.zeros_like(images), samples, chunk)
+    return reduce_channels(total / samples, channels)

@@ -10,13 +10,21 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from jc2i import checks, removal, scores
-from jc2i.boundary import public
+from jc2i import checks, masking, removal, scores
 from jc2i.explainers import upsampling
-from jc2i.jaxpr import fast_gradients
+from jc2i.options import Fill, Maybe, Number, OneOf, Scalar, Whole
+from jc2i.query import Cost, explainer
 
 
-@public
+@explainer(
+    cost=lambda shape, options: Cost(gradient=options["steps"]),
+    learning_rate=Number(above=0, takes="a number above 0"),
+    area_subgradient=Number(least=0, most=1, takes="a number in [0, 1]"),
+    tv_power=Number(least=1, takes="a number of at least 1"),
+    mask_size=Maybe(Whole()),
+    reduction=OneOf("mean", "sum"),
+    baseline=Fill(),
+)
 def meaningful_perturbation(
     model: Callable,
     images: Float[Array, "batch height width channel"],
@@ -24,11 +32,11 @@ def meaningful_perturbation(
     *,
     key: Key[Array, "*batch"] | None = None,
     steps: int = 600,
-    learning_rate: float = 0.1,
-    area_weight: float = 0.1,
-    area_subgradient: float = 1.0,
-    tv_weight: float = 0.4,
-    tv_power: float = 1.0,
+    learning_rate: Scalar = 0.1,
+    area_weight: Scalar = 0.1,
+    area_subgradient: Scalar = 0.0,
+    tv_weight: Scalar = 0.4,
+    tv_power: Scalar = 1.0,
     mask_size: int | None = 28,
     reduction: str = "mean",
     baseline: removal.Baseline = "blur",
@@ -52,11 +60,12 @@ def meaningful_perturbation(
       steps: Adam steps, at least 1.
       learning_rate: Adam's learning rate, above 0.
       area_weight: weight of |1 - m|.
-      area_subgradient: slope of |1 - m| towards smaller m where m = 1, in [0, 1]. 1 is its slope
-        inside [0, 1]: a pixel is removed only where that lowers the score by more than its area
-        costs, and the map of a saturated score is zero. 0 is what automatic differentiation in
-        PyTorch takes, and so the released code: from m = 1 any slope of the score, however small,
-        moves the mask by Adam's full step.
+      area_subgradient: slope of |1 - m| towards smaller m where m = 1, in [0, 1]. 0 is what
+        automatic differentiation in PyTorch takes, and so the released code: from m = 1 any slope
+        of the score, however small, moves the mask by Adam's full step. 1 is the slope inside
+        [0, 1]: a pixel is removed only where that lowers the score by more than its area costs,
+        and the map of a saturated score is zero. It decides what calibration does to these maps:
+        say which was used.
       tv_weight: weight of the total variation.
       tv_power: exponent of the steps between neighbouring mask values in the total variation, at
         least 1 (below, the gradient of equal neighbours is infinite).
@@ -71,17 +80,9 @@ def meaningful_perturbation(
     Raises:
       ValueError: for bad input, naming the argument.
     """
-    del key, batch_size
-    checks.one_of("reduction", reduction, ("mean", "sum"))
-    checks.count(steps=steps)
-    checks.positive(learning_rate=learning_rate)
-    fraction = 0 <= area_subgradient <= 1
-    checks.require(fraction, "area_subgradient", area_subgradient, "a number in [0, 1]")
-    checks.require(tv_power >= 1, "tv_power", tv_power, "a number of at least 1")
     batch, height, width, _ = images.shape
     rows, columns = mask_shape(mask_size, height, width)
     fill = removal.fill(images, baseline)
-    model = fast_gradients(model)
     reduce = functools.partial(jnp.mean if reduction == "mean" else jnp.sum, axis=(1, 2))
 
     def upsample(mask: Array) -> Array:
@@ -90,11 +91,11 @@ def meaningful_perturbation(
     def variation(steps: Array) -> Array:
         # Not jnp.abs: its gradient at 0 is 1, which would push a flat mask to one side.
         size = steps * jnp.sign(steps)
-        return reduce(size if tv_power == 1 else size**tv_power)
+        return reduce(size**tv_power)
 
     def loss(mask: Array) -> Array:
         keep = upsample(mask)[..., None]
-        score = scores.of_targets(model(images * keep + fill * (1 - keep)), targets)
+        score = scores.of_targets(model(masking.blend(images, keep, fill)), targets)
         total_variation = variation(jnp.diff(mask, axis=1)) + variation(jnp.diff(mask, axis=2))
         # |1 - m|, as m never leaves [0, 1].
         area = reduce((1 - mask) * jnp.where(mask < 1, 1, area_subgradient))
@@ -104,7 +105,9 @@ def meaningful_perturbation(
 
     def step(state: tuple[Array, optax.OptState], _: None) -> tuple[tuple, None]:
         mask, moments = state
-        updates, moments = optimizer.update(jax.grad(loss)(mask), moments)
+        gradient = jax.grad(loss)(mask)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to its whole step count
+            updates, moments = optimizer.update(gradient, moments)
         mask = optax.projections.projection_box(optax.apply_updates(mask, updates), 0.0, 1.0)
         return (mask, moments), None
 
@@ -117,6 +120,5 @@ def mask_shape(mask_size: int | None, height: int, width: int) -> tuple[int, int
     """Rows and columns of the optimised mask of an image."""
     if mask_size is None:
         return height, width
-    checks.count(mask_size=mask_size)
     side = min(mask_size, height, width)
     return side, side

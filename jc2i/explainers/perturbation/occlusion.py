@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from jc2i import checks, removal, scores, streaming
-from jc2i.boundary import public
+from jc2i import checks, masking, removal, streaming
+from jc2i.options import Fill, Sides
+from jc2i.query import Cost, explainer
 
 
-@public
+def _cost(shape: tuple[int, ...], options: Mapping[str, Any]) -> Cost:
+    windows, strides = (np.broadcast_to(options[name], 2) for name in ("window", "stride"))
+    sides = np.array(shape[1:3])
+    return Cost(forward=1 + int(np.prod(-(-(sides - windows) // strides) + 1)))
+
+
+@explainer(cost=_cost, depends_on_scores=False, window=Sides(), stride=Sides(), baseline=Fill())
 def occlusion(
     model: Callable,
     images: Float[Array, "batch height width channel"],
@@ -47,9 +55,10 @@ def occlusion(
     Raises:
       ValueError: for bad input, naming the argument.
     """
-    del key
     batch, height, width, _ = images.shape
-    windows, strides = _pair("window", window), _pair("stride", stride)
+    windows, strides = (
+        value if isinstance(value, tuple) else (value,) * 2 for value in (window, stride)
+    )
     for size, length in zip(windows, (height, width), strict=True):
         checks.require(size <= length, "window", window, f"at most the image's {height} x {width}")
     for step, size in zip(strides, windows, strict=True):
@@ -60,26 +69,19 @@ def occlusion(
     in_row, in_column = jnp.asarray(rows), jnp.asarray(columns)
 
     def occluded_scores(index: Array) -> Array:
-        row, column = in_row[index // len(columns)], in_column[index % len(columns)]
-        inside = (row[:, :, None] & column[:, None, :])[:, :, :, None]
-        variants = jnp.where(inside, covered, images[:, None])
-        values = model(variants.reshape(-1, *images.shape[1:]))
-        return scores.of_targets(values, jnp.repeat(targets, len(index))).reshape(batch, -1)
+        # Index 0 is the whole image: one more variant, so that the model is in the program once.
+        position = jnp.maximum(index - 1, 0)
+        row, column = in_row[position // len(columns)], in_column[position % len(columns)]
+        inside = row[:, :, None] & column[:, None, :] & (index > 0)[:, None, None]
+        variants = jnp.where(inside[None, ..., None], covered, images[:, None])
+        return masking.variant_scores(model, variants, targets)
 
     chunk = streaming.per_step(batch, batch_size)
-    values = streaming.collect(occluded_scores, len(rows) * len(columns), chunk)
-    drops = scores.of_targets(model(images), targets)[:, None] - values
-    drops = drops.reshape(batch, len(rows), len(columns))
+    values = streaming.collect(occluded_scores, 1 + len(rows) * len(columns), chunk)
+    drops = (values[:, :1] - values[:, 1:]).reshape(batch, len(rows), len(columns))
     row_share = jnp.asarray(rows / rows.sum(0), images.dtype)
     column_share = jnp.asarray(columns / columns.sum(0), images.dtype)
     return jnp.einsum("brc,rh,cw->bhw", drops, row_share, column_share, precision="highest")
-
-
-def _pair(argument: str, value: int | tuple[int, int]) -> tuple[int, int]:
-    pair: tuple = (value, value) if isinstance(value, int | np.integer) else tuple(value)
-    whole = len(pair) == 2 and all(isinstance(v, int | np.integer) and v > 0 for v in pair)
-    checks.require(whole, argument, value, "one or two whole numbers above 0")
-    return pair[0], pair[1]
 
 
 def _cover(length: int, window: int, stride: int) -> np.ndarray:

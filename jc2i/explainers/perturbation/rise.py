@@ -7,17 +7,28 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from jc2i import checks, removal, scores, streaming
-from jc2i.boundary import public
+from jc2i import checks, masking, removal, streaming
 from jc2i.explainers import upsampling
+from jc2i.options import Fill, Maybe, Number, OneOf, Scalar
+from jc2i.query import Cost, explainer
 
 SETTLING_MASKS = 256
 """Masks between two looks at whether a map has settled: fixed, so that no run differs by it."""
 
 
-@public(stochastic=True)
+@explainer(
+    cost=lambda shape, options: Cost(forward=options["masks"]),
+    stochastic=True,
+    depends_on_scores=False,
+    keep=Number(above=0, most=1, takes="a probability in (0, 1]"),
+    interpolation=OneOf("cubic", "linear"),
+    normalization=OneOf("expectation", "coverage"),
+    baseline=Fill(),
+    settled=Maybe(Number(above=0, takes="a number above 0")),
+)
 def rise(
     model: Callable,
     images: Float[Array, "batch height width channel"],
@@ -26,11 +37,12 @@ def rise(
     key: Key[Array, "*batch"] | None = None,
     masks: int = 4000,
     grid: int = 8,
-    keep: float = 0.6,
+    keep: Scalar = 0.6,
+    interpolation: str = "cubic",
     clip: bool = True,
     normalization: str = "expectation",
     baseline: removal.Baseline = 0.0,
-    settled: float | None = None,
+    settled: Scalar | None = None,
     batch_size: int | None = 32,
 ) -> Float[Array, "batch height width"]:
     """RISE: the mean of random masks weighted by the score of the masked image.
@@ -47,6 +59,8 @@ def rise(
       masks: number of masks N, at least 1.
       grid: cells along each side of the coarse mask, at most the image's shorter side.
       keep: probability that a cell is kept, in (0, 1].
+      interpolation: how the coarse masks are upsampled: `"cubic"` (C2I) or `"linear"` (Petsiuk et
+        al., MeGe).
       clip: whether masks are clipped to [0, 1], which bicubic upsampling leaves a little.
       normalization: `"expectation"` divides by N x keep, `"coverage"` by each pixel's mask sum.
       baseline: what a masked pixel becomes: a number, one a channel, an image array, `"blur"`.
@@ -60,33 +74,37 @@ def rise(
     Raises:
       ValueError: for bad input, naming the argument.
     """
-    assert key is not None  # `public` refuses that
-    checks.one_of("normalization", normalization, ("expectation", "coverage"))
-    checks.count(masks=masks, grid=grid)
-    checks.require(0 < keep <= 1, "keep", keep, "a probability in (0, 1]")
+    assert key is not None  # the decorator refuses that
     batch, height, width, _ = images.shape
     checks.require(grid <= min(height, width), "grid", grid, f"at most {min(height, width)} cells")
     fill = removal.fill(images, baseline)[:, None]
-    draw = functools.partial(random_masks, shape=(height, width), grid=grid, keep=keep, clip=clip)
+    draw = functools.partial(
+        random_masks,
+        shape=(height, width),
+        grid=grid,
+        keep=keep,
+        interpolation=interpolation,
+        clip=clip,
+    )
 
-    def summed(index: Array) -> tuple[Array, Array]:
+    def add(sums: Sums, index: Array, counted: Array) -> Sums:
         drawn = jax.vmap(draw, (0, None))(key, index)  # [batch, chunk, height, width]
-        visible = drawn[..., None]
-        variants = images[:, None] * visible + fill * (1 - visible)
-        values = model(variants.reshape(-1, *images.shape[1:]))
-        values = scores.of_targets(values, jnp.repeat(targets, len(index))).reshape(batch, -1)
+        drawn = drawn.astype(images.dtype)
+        variants = masking.blend(images[:, None], drawn[..., None], fill)
+        values = masking.variant_scores(model, variants, targets)
         # The last block of an early-stopped run may reach past the last mask.
-        counts = (index < masks).astype(images.dtype)
+        counts = (counted & (index < masks)).astype(images.dtype)
         weighted = jnp.einsum("k,bk,bkhw->bhw", counts, values, drawn, precision="highest")
-        return weighted, jnp.einsum("k,bkhw->bhw", counts, drawn, precision="highest")
+        covered = jnp.einsum("k,bkhw->bhw", counts, drawn, precision="highest")
+        return sums[0] + weighted, sums[1] + covered
 
     chunk = streaming.per_step(batch, batch_size)
+    zeros = jnp.zeros((batch, height, width), images.dtype)
     if settled is None:
-        weighted, coverage = streaming.accumulate(summed, masks, chunk)
+        weighted, coverage = streaming.fold(add, (zeros, zeros), masks, chunk)
         number = jnp.full(batch, masks, images.dtype)
     else:
-        checks.positive(settled=settled)
-        weighted, coverage, number = _until_settled(summed, masks, chunk, batch, settled)
+        weighted, coverage, number = _until_settled(add, zeros, masks, chunk, settled)
     if normalization == "coverage":
         return weighted / jnp.maximum(coverage, jnp.finfo(images.dtype).tiny)
     return weighted / (number[:, None, None] * keep)
@@ -98,12 +116,13 @@ def random_masks(
     *,
     shape: tuple[int, int],
     grid: int,
-    keep: float,
+    keep: Scalar,
+    interpolation: str = "cubic",
     clip: bool,
 ) -> Float[Array, "chunk height width"]:
     """The RISE masks of one image with the given indices.
 
-    A grid x grid binary mask is upsampled (bicubic, as `jax.image.resize`, Keys' a = -0.5) to one
+    A grid x grid binary mask is upsampled (cubic: as `jax.image.resize`, Keys' a = -0.5) to one
     cell more than the image on each axis and cropped at a random shift below one cell (Petsiuk et
     al. 2018, section 3.3). The shift is a choice of rows of the interpolation matrix, so that no
     mask larger than the image is ever made.
@@ -114,6 +133,7 @@ def random_masks(
       shape: height and width in pixels.
       grid: cells along each side of the coarse mask.
       keep: probability that a cell is kept.
+      interpolation: `"cubic"` or `"linear"`.
       clip: whether the masks are clipped to [0, 1].
 
     Returns:
@@ -121,14 +141,14 @@ def random_masks(
     """
     cells = [-(-length // grid) for length in shape]
     rows, columns = (
-        jnp.asarray(upsampling.matrix(grid, (grid + 1) * cell, "cubic")) for cell in cells
+        jnp.asarray(upsampling.matrix(grid, (grid + 1) * cell, interpolation)) for cell in cells
     )
 
     def draw(index: Array) -> Array:
         # One draw for cells and shift: each further one costs a second of compilation on CPU.
-        uniform = jax.random.uniform(jax.random.fold_in(key, index), (grid * grid + 2,))
-        kept = (uniform[:-2] < keep).reshape(grid, grid).astype(rows.dtype)
-        shift = jnp.floor(uniform[-2:] * jnp.array(cells)).astype(int)
+        uniform = jax.random.uniform(jax.random.fold_in(key, index), (grid * grid + 2,), rows.dtype)
+        kept = (uniform[:-2] < jnp.asarray(keep, rows.dtype)).reshape(grid, grid).astype(rows.dtype)
+        shift = jnp.floor(uniform[-2:] * np.float32(cells)).astype(int)
         up = jax.lax.dynamic_slice_in_dim(rows, shift[0], shape[0])
         across = jax.lax.dynamic_slice_in_dim(columns, shift[1], shape[1])
         return jnp.einsum("hr,rc,wc->hw", up, kept, across, precision="highest")
@@ -137,13 +157,21 @@ def random_masks(
     return jnp.clip(masks, 0, 1) if clip else masks
 
 
+Sums = tuple[Array, Array]
+"""Masks weighted by their scores, and masks: each [batch, height, width]."""
+
+
 def _until_settled(
-    summed: Callable, masks: int, chunk: int, batch: int, settled: float
+    add: Callable, zeros: Array, masks: int, chunk: int, settled: Scalar
 ) -> tuple[Array, Array, Array]:
     """Sums over masks until each image's map has settled: weighted, coverage, masks drawn."""
+    batch = len(zeros)
 
-    def block(start: Array) -> tuple[Array, Array]:
-        return streaming.accumulate(lambda index: summed(start + index), SETTLING_MASKS, chunk)
+    def block(start: Array) -> Sums:
+        def add_from(sums: Sums, index: Array, counted: Array) -> Sums:
+            return add(sums, start + index, counted)
+
+        return streaming.fold(add_from, (zeros, zeros), SETTLING_MASKS, chunk)
 
     def more(state: tuple) -> Array:
         return state[-1].any()
@@ -155,16 +183,14 @@ def _until_settled(
         end = jnp.minimum(start + SETTLING_MASKS, masks)
         next_number = jnp.where(active, end, number)
         next_weighted = jnp.where(keeps, weighted + added, weighted)
-        new = next_weighted / next_number[:, None, None]
-        change = jnp.linalg.norm(
-            new - weighted / jnp.maximum(number, 1)[:, None, None], axis=(1, 2)
-        )
+        new = next_weighted / next_number[:, None, None].astype(zeros.dtype)
+        old = weighted / jnp.maximum(number, 1)[:, None, None].astype(zeros.dtype)
+        change = jnp.linalg.norm(new - old, axis=(1, 2))
         moving = (start == 0) | (change > settled * jnp.linalg.norm(new, axis=(1, 2)))
         coverage = jnp.where(keeps, coverage + covered, coverage)
         return end, next_weighted, coverage, next_number, active & moving & (end < masks)
 
     start = jnp.asarray(0)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(block, start))
-    state = (start, *zeros, jnp.zeros(batch, start.dtype), jnp.full(batch, True))
+    state = (start, zeros, zeros, jnp.zeros(batch, start.dtype), jnp.full(batch, True))
     _, weighted, coverage, number, _ = jax.lax.while_loop(more, step, state)
-    return weighted, coverage, number
+    return weighted, coverage, number.astype(zeros.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 import jc2i
 from jc2i import explainers, models, taps
+from jc2i.explainers.cam import layers
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "explainers_cam.npz")
 METHODS = [explainers.grad_cam, explainers.hires_cam]
@@ -149,4 +151,41 @@ def test_attention_maps_are_no_grid():
         return checkpoint_name(pixels[:, 0, 0], "features")
 
     images = jnp.zeros((2, 16, 17, 3))
-    assert explainers.cam.layers.spatial_layers(model, images) == ["grid"]
+    assert layers.chosen(model, images, None) == ("grid", -1)
+    with pytest.raises(ValueError, match="^layer: got 'attention'"):
+        layers.chosen(model, images, "attention")
+
+
+def test_channels_first_is_told_by_the_grid_or_by_name():
+    """An activation whose axes could be taken either way is refused; named, it gives one map."""
+    random = np.random.default_rng(0)
+    kernel = jnp.float32(random.standard_normal((3, 3, 2, 16)))
+    head = jnp.float32(random.standard_normal((16 * 16 * 16, 3)))
+
+    def model(images, first):
+        layout = ("NHWC", "HWIO", "NHWC")
+        values = jax.lax.conv_general_dilated(
+            images, kernel, (2, 2), "SAME", dimension_numbers=layout
+        )
+        values = values.transpose(0, 3, 1, 2) if first else values
+        values = jax.nn.relu(checkpoint_name(values, "layer"))
+        values = values.transpose(0, 2, 3, 1) if first else values
+        return values.reshape(len(values), -1) @ head
+
+    images = jnp.float32(random.random((2, 32, 32, 2)))
+    models = {axis: functools.partial(model, first=axis == 1) for axis in (1, -1)}
+    maps = {
+        axis: explainers.grad_cam(models[axis], images, np.zeros(2, int), channel_axis=axis)
+        for axis in models
+    }
+    np.testing.assert_allclose(maps[1], maps[-1], rtol=1e-5, atol=1e-6)
+    for either in models.values():
+        with pytest.raises(ValueError, match="^channel_axis: got None, takes -1 or 1"):
+            explainers.grad_cam(either, images, np.zeros(2, int), layer="layer")
+    wide = jax.lax.slice_in_dim(images, 0, 28, axis=2)
+
+    def narrow(images):
+        named = checkpoint_name(images[:, ::2, ::2].repeat(8, -1).transpose(0, 3, 1, 2), "layer")
+        return named.sum((2, 3))
+
+    assert layers.chosen(narrow, wide, "layer") == ("layer", 1)

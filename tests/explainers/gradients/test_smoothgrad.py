@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jc2i.boundary import image_keys
+from jc2i.query import image_keys
 from jc2i.explainers import sensitivity, smoothgrad
 
 KEY = jax.random.key(3)
@@ -34,7 +34,8 @@ def noise_of(key, batch, samples, shape=(8, 8, 2)):
 def quadratic(images):
     """x_i^2 w_i / 2, whose gradient w_i x_i is linear in the noise."""
     weights = jnp.linspace(-1, 1, images[0].size).reshape(images.shape[1:])
-    return jnp.sum(images**2 / 2 * weights, axis=(1, 2, 3))[:, None]
+    score = jnp.sum(images**2 / 2 * weights, axis=(1, 2, 3))
+    return jnp.stack([score, -score], axis=1)
 
 
 def test_a_quadratic_models_map_is_the_gradient_at_the_mean_of_the_noisy_images():

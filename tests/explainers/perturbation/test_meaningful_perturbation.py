@@ -36,7 +36,7 @@ def total_variation_gradient(mask, axis, power, mean):
 
 
 def by_hand(
-    weights, image, fill, steps, mask_size, reduction, power, area=0.1, variation=0.4, at_one=1.0
+    weights, image, fill, steps, mask_size, reduction, power, area=0.1, variation=0.4, at_one=0.0
 ):
     """Meaningful Perturbation of one image under sum(weights * image), in float64."""
     height, width, _ = image.shape
@@ -134,7 +134,8 @@ def test_only_the_evidence_is_removed():
     """On a score that reads four pixels, the converged mask removes these and keeps the rest."""
 
     def model(images):
-        return images[:, 2:4, 2:4].mean((1, 2))
+        score = images[:, 2:4, 2:4].mean((1, 2))
+        return jnp.concatenate([score, -score], axis=1)
 
     images = jnp.ones((1, 8, 8, 1))
     maps = meaningful_perturbation(

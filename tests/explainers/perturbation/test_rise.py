@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jc2i.boundary import image_keys
+from jc2i.query import image_keys
 from jc2i.explainers import rise
 from jc2i.explainers.perturbation.rise import SETTLING_MASKS, random_masks
 
@@ -115,7 +115,8 @@ def test_images_settle_one_by_one():
     """Each image keeps the map it had when 256 more masks first changed it little enough."""
 
     def model(images):
-        return images[:, 3, 3]  # the visibility of one pixel: a different fraction of masks each
+        seen = images[:, 3, 3]  # the visibility of one pixel: a different fraction of masks each
+        return jnp.concatenate([seen, -seen], axis=1)
 
     images = jnp.ones((6, *SHAPE, 1))
     blocks, targets = 5, np.zeros(6, int)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jc2i
-from jc2i import boundary, explainers
+from jc2i import explainers, query
 from jc2i.calibrators import Temperature
 from jc2i.metrics import deletion_curve
 
@@ -105,10 +105,10 @@ OPTION_REFUSALS = {
     "unhashable": (
         "sensitivity",
         {"channels": {"a": 1}},
-        "channels: got {'a': 1}, takes an array, or a hashable option",
+        "channels: got {'a': 1}, takes 'abs_sum' or 'sum' or 'max_abs' or None",
     ),
     "method": ("integrated_gradients", {"method": "simpson"}, "method: got 'simpson', takes 'rie"),
-    "steps": ("integrated_gradients", {"steps": 0}, "steps: got 0, takes a whole number from 1"),
+    "steps": ("integrated_gradients", {"steps": 0}, "steps: got 0, takes a whole number above 0"),
     "steps of the trapezoid": (
         "integrated_gradients",
         {"steps": 1, "method": "trapezoid"},
@@ -123,7 +123,7 @@ OPTION_REFUSALS = {
     "reference of another size": (
         "integrated_gradients",
         {"references": np.zeros((7, 9, 3), np.float32)},
-        "references: got float32[7, 9, 3], takes black, white, a number or an array that fits",
+        "references: got float32[7, 9, 3], takes black, white, a number, one a channel or an array",
     ),
     "samples": ("smoothgrad", {"samples": 0}, "samples: got 0, takes a whole number above 0"),
     "half a sample": ("smoothgrad", {"samples": 1.5}, "samples: got 1.5, takes a whole number"),
@@ -137,16 +137,20 @@ OPTION_REFUSALS = {
     "baseline shape": (
         "occlusion",
         {"baseline": np.zeros((7, 9, 3))},
-        "baseline: got float64[7, 9, 3], takes a number, one a channel, an image or a batch",
+        "baseline: got float64[7, 9, 3], takes a finite number, one a channel, an image or",
     ),
     "baselines of another batch, as large as a chunk": (
         "occlusion",
         {"baseline": np.zeros((3, *SHAPE)), "batch_size": 3},
         "baseline: got float64[3, 8, 9, 3], takes",
     ),
-    "window": ("occlusion", {"window": 9}, "window: got 9, takes at most the image's 8 x 9"),
+    "window": ("occlusion", {"window": 9}, "window: got (9, 9), takes at most the image's 8 x 9"),
     "no window": ("occlusion", {"window": 0}, "window: got 0, takes one or two whole numbers"),
-    "stride": ("occlusion", {"window": 2, "stride": 3}, "stride: got 3, takes at most the window"),
+    "stride": (
+        "occlusion",
+        {"window": 2, "stride": 3},
+        "stride: got (3, 3), takes at most the window",
+    ),
     "MP's steps": ("meaningful_perturbation", {"steps": 0}, "steps: got 0, takes a whole number"),
     "learning_rate": (
         "meaningful_perturbation",
@@ -200,15 +204,15 @@ def test_a_calibrator_for_other_classes_is_refused_in_its_own_words(convnet):
 
 
 def test_keys_of_images():
-    keys = boundary.image_keys(KEY, 3)
+    keys = query.image_keys(KEY, 3)
     expected = [jax.random.fold_in(KEY, i) for i in range(3)]
     assert [jax.random.key_data(k).tolist() for k in keys] == [
         jax.random.key_data(k).tolist() for k in expected
     ]
     # Raw keys of the older kind are the same keys.
-    raw = boundary.image_keys(jax.random.key_data(KEY), 3)
+    raw = query.image_keys(jax.random.key_data(KEY), 3)
     np.testing.assert_array_equal(jax.random.key_data(raw), jax.random.key_data(keys))
-    given = boundary.image_keys(jax.random.key_data(keys), 3)
+    given = query.image_keys(jax.random.key_data(keys), 3)
     np.testing.assert_array_equal(jax.random.key_data(given), jax.random.key_data(keys))
 
 
@@ -221,7 +225,7 @@ def test_signature_and_documentation_stay():
 
 def test_temperatures_and_weights_share_one_compilation(convnet):
     def compilations():
-        return boundary._compiled._cache_size()
+        return query._compiled._cache_size()
 
     def explain(model, temperature, images=IMAGES, **options):
         score = jc2i.probabilities(model, Temperature(jnp.float32(temperature)))
@@ -243,12 +247,12 @@ def test_plain_functions_are_static():
     def model(images):
         return images.mean((1, 2))
 
-    before = boundary._compiled._cache_size()
+    before = query._compiled._cache_size()
     for _ in range(3):
         explainers.sensitivity(model, IMAGES, TARGETS % 3)
-    assert boundary._compiled._cache_size() == before + 1
+    assert query._compiled._cache_size() == before + 1
     explainers.sensitivity(lambda images: 2 * images.mean((1, 2)), IMAGES, TARGETS % 3)
-    assert boundary._compiled._cache_size() == before + 2
+    assert query._compiled._cache_size() == before + 2
 
 
 def test_a_models_shape_is_found_once_for_each_structure(convnet):

@@ -1,0 +1,288 @@
+"""What an option of a method takes: a table in the method's decorator, read before any tracing.
+
+Each kind turns what a caller gave into the one form that the method sees, or refuses it by name.
+Whole numbers, words and truth values are static: another value is another program. Numbers and
+arrays are arguments of the program, so that a sweep over their values compiles once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtyping import Array, Float
+
+from jc2i import checks, removal
+
+Scalar = int | float | Float[Array, ""]
+"""How a number with a point is annotated: given as one, it reaches the method as an array."""
+
+
+LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """A whole number, of at least `least`.
+
+    Attributes:
+      least: the least that is taken.
+      bounded: whether the memory that a method needs does not grow with it.
+    """
+
+    least: int = 1
+    bounded: bool = True
+
+    def read(self, name: str, value: Any, images: Any) -> int:
+        """The number as Python's."""
+        del images
+        number = _item(value)
+        whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
+        takes = "a whole number above 0" if self.least == 1 else f"a whole number from {self.least}"
+        checks.require(whole and number >= self.least, name, checks.describe(value), takes)
+        return int(number)
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """A finite number within bounds; an argument of the program, in the images' type."""
+
+    least: int | float = -math.inf
+    most: int | float = math.inf
+    above: int | float = -math.inf
+    takes: str = "a finite number"
+
+    def read(self, name: str, value: Any, images: Any) -> Any:
+        """The number as an array of rank 0."""
+        number = _item(value)
+        if isinstance(number, jax.core.Tracer):
+            checks.require(number.ndim == 0, name, checks.describe(value), self.takes)
+            return number.astype(images.dtype)
+        real = isinstance(number, int | float | np.number) and not isinstance(number, bool)
+        real = real and not isinstance(number, np.complexfloating)
+        # What float32 cannot hold is not finite there.
+        within = real and abs(number) <= LARGEST
+        within = within and self.least <= number <= self.most and number > self.above
+        checks.require(within, name, checks.describe(value), self.takes)
+        return jnp.asarray(number, images.dtype)
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class OneOf:
+    """One of a few words or whole numbers, None perhaps among them."""
+
+    choices: tuple[str | int | None, ...]
+
+    def __init__(self, *choices: str | int | None) -> None:
+        object.__setattr__(self, "choices", choices)
+
+    def read(self, name: str, value: Any, images: Any) -> str | int | None:
+        """The choice itself."""
+        del images
+        value = _item(value)
+        known = isinstance(value, str | int | None) and not isinstance(value, bool)
+        takes = " or ".join(map(repr, self.choices))
+        checks.require(known and value in self.choices, name, checks.describe(value), takes)
+        return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """True or False."""
+
+    def read(self, name: str, value: Any, images: Any) -> bool:
+        """The truth value as Python's."""
+        del images
+        truth = _item(value)
+        known = isinstance(truth, bool | np.bool_)
+        checks.require(known, name, checks.describe(value), "True or False")
+        return bool(truth)
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """Any word, or several: the name of a layer."""
+
+    several: bool = False
+
+    def read(self, name: str, value: Any, images: Any) -> str | tuple[str, ...]:
+        """The word, or a tuple of them."""
+        del images
+        if self.several and isinstance(value, list | tuple) and value:
+            if all(isinstance(word, str) for word in value):
+                return tuple(value)
+        takes = "a name, or several" if self.several else "a name"
+        checks.require(isinstance(value, str), name, checks.describe(value), takes)
+        return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Maybe:
+    """None, or what another kind takes."""
+
+    kind: Any
+
+    def read(self, name: str, value: Any, images: Any) -> Any:
+        """None, or what the other kind makes of it."""
+        if value is None:
+            return None
+        try:
+            return self.kind.read(name, value, images)
+        except checks.Refusal as refusal:
+            raise checks.Refusal(f"{refusal}, or None") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sides:
+    """One whole number above 0 for both sides, or one for each of height and width."""
+
+    def read(self, name: str, value: Any, images: Any) -> tuple[int, int]:
+        """Two whole numbers."""
+        takes = "one or two whole numbers above 0"
+        pair = value if isinstance(value, list | tuple) else (value, value)
+        checks.require(len(pair) == 2, name, checks.describe(value), takes)
+        try:
+            height, width = (Whole().read(name, side, images) for side in pair)
+        except checks.Refusal:
+            raise checks.invalid(name, checks.describe(value), takes) from None
+        return height, width
+
+
+@dataclasses.dataclass(frozen=True)
+class Fill:
+    """What a removed pixel becomes (`jc2i.removal`)."""
+
+    def read(self, name: str, value: Any, images: Any) -> Any:
+        """The word, or an array of the images' type."""
+        return removal.read(name, value, images)
+
+
+@dataclasses.dataclass(frozen=True)
+class TieKey:
+    """None, or one `jax.random.key` for all images."""
+
+    def read(self, name: str, value: Any, images: Any) -> Any:
+        """The key, typed."""
+        del images
+        if value is None:
+            return None
+        takes = "one jax.random.key, or None"
+        checks.require(
+            isinstance(value, jax.Array | np.ndarray), name, checks.describe(value), takes
+        )
+        if value.dtype == np.uint32 and value.shape == (2,):
+            value = jax.random.wrap_key_data(jnp.asarray(value))
+        typed = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+        checks.require(typed and value.ndim == 0, name, checks.describe(value), takes)
+        return value
+
+
+@dataclasses.dataclass(frozen=True)
+class PerImage:
+    """An array with one entry an image, numbers of any kind; `rank` axes if given."""
+
+    by_image: ClassVar[bool] = True
+
+    rank: int | None = None
+    integers: bool = False
+    takes: str = "an array with one entry for each image"
+
+    def read(self, name: str, value: Any, images: Any) -> Any:
+        """The array."""
+        value = checks.native(value)
+        takes = f"{self.takes} ({images.shape[0]})"
+        fits = isinstance(value, jax.Array | np.ndarray) and value.ndim > 0
+        fits = fits and value.shape[0] == images.shape[0]
+        fits = fits and (self.rank is None or value.ndim == self.rank)
+        kinds = (jnp.integer,) if self.integers else (jnp.integer, jnp.floating, jnp.bool_)
+        fits = fits and any(jnp.issubdtype(value.dtype, kind) for kind in kinds)
+        checks.require(fits, name, checks.describe(value), takes)
+        return jnp.asarray(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Maps:
+    """Saliency maps of the images' size, in any type of real numbers."""
+
+    by_image: ClassVar[bool] = True
+
+    def read(self, name: str, value: Any, images: Any) -> Any:
+        """The maps as floats; NaN and infinity stay, and make that image's result NaN."""
+        value = checks.native(value)
+        shape = images.shape[:3]
+        real = isinstance(value, jax.Array | np.ndarray) and any(
+            jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating, jnp.bool_)
+        )
+        takes = f"an array[batch, height, width] of the images' {list(shape)}"
+        checks.require(real and value.shape == shape, name, checks.describe(value), takes)
+        return jnp.asarray(value).astype(images.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Anything:
+    """An array, which is an argument of the program, or else something static."""
+
+    def read(self, name: str, value: Any, images: Any) -> Any:
+        """As it is; a plain number with a point becomes an argument of the program."""
+        if isinstance(value, bool | str | int) or value is None:
+            return value
+        if isinstance(value, float | np.floating):
+            return Number().read(name, value, images)
+        value = tuple(value) if isinstance(value, list) else checks.native(value)
+        if isinstance(value, jax.Array | np.ndarray | np.generic):
+            numeric = jnp.issubdtype(value.dtype, jnp.number) or value.dtype == bool
+            checks.require(numeric, name, checks.describe(value), "an array of numbers")
+            return jnp.asarray(value)
+        try:
+            hash(value)
+        except TypeError:
+            got = checks.describe(value)
+            raise checks.invalid(name, got, "an array, or a hashable option") from None
+        return value
+
+
+OWN = ("model", "images", "targets", "key", "batch_size")
+"""Arguments that every method means the same by."""
+
+
+def kinds(signature: inspect.Signature, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The kind of each option: the one given, or what its default's type says."""
+    return {
+        name: given.get(name, _of_default(parameter.default))
+        for name, parameter in signature.parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD and name not in OWN
+    }
+
+
+def _of_default(default: Any) -> Any:
+    if isinstance(default, bool):
+        return Flag()
+    if isinstance(default, int):
+        return Whole(min(1, default))
+    if isinstance(default, float):
+        return Number()
+    return Text() if isinstance(default, str) else Anything()
+
+
+def _item(value: Any) -> Any:
+    """A NumPy scalar or an array of rank 0 as the number in it."""
+    if isinstance(value, jax.core.Tracer):
+        return value
+    if (
+        isinstance(value, jax.Array | np.ndarray)
+        and value.ndim == 0
+        and value.dtype.kind in "biufV"
+    ):
+        return (
+            np.asarray(value).astype(np.float64).item() if value.dtype.kind == "V" else value.item()
+        )
+    if isinstance(value, np.generic) and value.dtype.kind == "V":
+        return float(value)
+    return value

@@ -1,0 +1,427 @@
+"""Everything that queries a model goes through here: checks, keys, precision, compilation, chunks.
+
+`explainer` and `metric` decorate a pure function `(model, images, targets, ..., *, key, batch_size,
+**options)` and give one that refuses bad input by name, gives each image its own key, computes in
+float32 at least, prepares the model for its backend, compiles once for each structure of its
+arguments, keeps to one device's part where the images lie on several, and bounds the number of
+model evaluations in flight. What others need to know of a method (`method_of`) is said where it is
+defined, and the command line, the experiments, the benchmarks, the tests and the docs read it there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import math
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Key
+
+from jc2i import checks, pytrees, scores, streaming, tracing
+from jc2i.options import Anything, Fill, Maybe, Whole, kinds
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+class Cost(NamedTuple):
+    """Model evaluations for each image.
+
+    Attributes:
+      forward: forward passes.
+      gradient: gradients by the image or by a mask of it.
+      forward_a_feature: forward passes for each feature of the layer.
+      behind_a_feature: passes of the part behind the layer for each of its features.
+    """
+
+    forward: int | float = 0
+    gradient: int | float = 0
+    forward_a_feature: int = 0
+    behind_a_feature: int = 0
+
+
+CostOf = Callable[[tuple[int, ...], Mapping[str, Any]], Cost]
+"""The images' shape and the options by name -> the cost."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """What others need to know of a method.
+
+    Attributes:
+      name: what it is called.
+      role: `"explainer"` or `"metric"`.
+      function: the function that was decorated.
+      parameters: its options by name, with their defaults.
+      kinds: what each option takes (`jc2i.options`).
+      stochastic: whether it needs a key.
+      depends_on_scores: whether which images it asks the model about depends on the scores. Where
+        it does not, one run serves every calibration of a model.
+      cost_of: see `cost`.
+    """
+
+    name: str
+    role: str
+    function: Callable
+    parameters: Mapping[str, Any]
+    kinds: Mapping[str, Any]
+    stochastic: bool
+    depends_on_scores: bool
+    cost_of: CostOf
+
+    def cost(self, shape: tuple[int, ...], **options: Any) -> Cost:
+        """Model evaluations for each image.
+
+        Args:
+          shape: the images' [batch, height, width, channel].
+          **options: the method's options; its defaults for those left out.
+
+        Returns:
+          The cost.
+        """
+        return self.cost_of(shape, {**self.parameters, **options})
+
+
+Decorator = Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]
+
+
+def explainer(
+    *,
+    cost: CostOf,
+    stochastic: bool = False,
+    depends_on_scores: bool = True,
+    **options: Any,
+) -> Decorator[Parameters, Result]:
+    """Makes an explainer of a pure function `(model, images, targets, *, ...) -> maps`.
+
+    The function sees images in float32 at least, one key for each image, numbers with a point as
+    arrays, and a model that it may call on any number of images. It need not name `key` and
+    `batch_size`: those that it leaves out are accepted and looked after.
+
+    Args:
+      cost: the images' shape and the options -> `Cost`.
+      stochastic: whether a missing `key` is refused.
+      depends_on_scores: whether the images that the model is asked about depend on its scores.
+      **options: what an option takes (`jc2i.options`), where its default does not say it: a truth
+        value, a whole number above 0, a finite number or a word.
+
+    Returns:
+      The decorator; the function keeps its signature and documentation.
+    """
+    return _decorator("explainer", cost, stochastic, depends_on_scores, options)
+
+
+def metric(
+    *,
+    cost: CostOf,
+    stochastic: bool = False,
+    depends_on_scores: bool = True,
+    **options: Any,
+) -> Decorator[Parameters, Result]:
+    """Makes a metric of a pure function that queries a model: one value or curve an image.
+
+    As `explainer`. An argument with one entry for each image is declared: `maps=options.Maps()`,
+    `boxes=options.PerImage(rank=2)`; so is an argument `explainer`, which may be a method.
+    """
+    return _decorator("metric", cost, stochastic, depends_on_scores, options)
+
+
+def _decorator(
+    role: str, cost: CostOf, stochastic: bool, depends_on_scores: bool, given: Mapping[str, Any]
+) -> Any:
+    def decorate(function: Callable) -> Callable:
+        signature = _extended(inspect.signature(function))
+        method = Method(
+            function.__name__,
+            role,
+            function,
+            {
+                name: parameter.default
+                for name, parameter in signature.parameters.items()
+                if parameter.default is not inspect.Parameter.empty
+            },
+            kinds(signature, given),
+            stochastic,
+            depends_on_scores,
+            cost,
+        )
+
+        @functools.wraps(function)
+        def wrapper(*arguments: Any, **options: Any) -> Any:
+            bound = signature.bind(*arguments, **options)
+            bound.apply_defaults()
+            values = dict(bound.arguments)
+            for name, parameter in signature.parameters.items():
+                if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                    values.update(values.pop(name))
+            return _run(method, values)
+
+        setattr(wrapper, "__signature__", signature)  # noqa: B010 (types know no such attribute)
+        setattr(wrapper, "method", method)  # noqa: B010
+        return wrapper
+
+    return decorate
+
+
+def _extended(signature: inspect.Signature) -> inspect.Signature:
+    """The signature with `key` and `batch_size`, which a function may leave out."""
+    parameters = list(signature.parameters.values())
+    rest = [p for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
+    named = [p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    for name in ("key", "batch_size"):
+        if name not in signature.parameters:
+            kind = inspect.Parameter.KEYWORD_ONLY
+            named.append(inspect.Parameter(name, kind, default=None, annotation=Any))
+    return signature.replace(parameters=[*named, *rest])
+
+
+def method_of(function: Any) -> Method:
+    """What is known of an explainer or metric, also of one with some options fixed.
+
+    Args:
+      function: a decorated function, or a `functools.partial` of one.
+
+    Returns:
+      Its metadata.
+
+    Raises:
+      ValueError: if it is not decorated.
+    """
+    found = _method(function)
+    if found is None:
+        takes = "a function decorated with jc2i.query.explainer or jc2i.query.metric"
+        raise checks.invalid("function", checks.describe(function), takes)
+    return found
+
+
+def _method(function: Any) -> Method | None:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "method", None)
+
+
+def methods(namespace: types.ModuleType) -> dict[str, Callable]:
+    """The methods that a namespace exports (`jc2i.explainers`, `jc2i.metrics`), by name, sorted.
+
+    Args:
+      namespace: the module.
+
+    Returns:
+      The decorated functions.
+    """
+    return {
+        name: value
+        for name, value in sorted(vars(namespace).items())
+        if isinstance(getattr(value, "method", None), Method)
+    }
+
+
+def image_keys(key: Any, batch: int) -> Key[Array, " batch"]:
+    """One key for each image: `fold_in(key, i)` from one key, or the keys themselves.
+
+    Args:
+      key: a key of `jax.random.key` (or a raw one of `jax.random.PRNGKey`), or one an image.
+      batch: the number of images.
+
+    Returns:
+      Typed keys, one for each image.
+
+    Raises:
+      ValueError: if it is no key, or there are as many keys as no batch has.
+    """
+    key = _typed_keys(key, batch)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch)) if key.ndim == 0 else key
+
+
+def _typed_keys(key: Any, batch: int) -> Array:
+    takes = f"a jax.random.key, or one for each of the {batch} images"
+    if not isinstance(key, jax.Array | np.ndarray):
+        raise checks.invalid("key", checks.describe(key), takes)
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if key.dtype != jnp.uint32 or key.ndim not in (1, 2) or key.shape[-1] != 2:
+            raise checks.invalid("key", checks.describe(key), takes)
+        key = jax.random.wrap_key_data(jnp.asarray(key))
+    if key.ndim and key.shape != (batch,):
+        raise checks.invalid("key", f"{list(key.shape)} keys", takes)
+    return jnp.asarray(key)
+
+
+def _run(method: Method, values: dict[str, Any]) -> Any:
+    model = pytrees.as_pytree("model", values.pop("model"), scores.MODEL)
+    images = checks.finite_batch("images", values.pop("images"), 4, "batch, height, width, channel")
+    batch = images.shape[0]
+    model, images, classes = _fitting(model, images)
+    targets, key = values.pop("targets"), values.pop("key")
+    leaves, _ = pytrees.split(model)
+    known = classes if checks.is_concrete(images, targets, *leaves) else None
+    by_image = {
+        "images": images,
+        "targets": checks.class_indices("targets", targets, batch, known),
+    }
+    checks.require(not (method.stochastic and key is None), "key", None, _KEY)
+    if key is not None:
+        key = _typed_keys(key, batch)
+        if method.stochastic:  # another method's key changes nothing, and compiles nothing anew
+            by_image["key"] = key
+    size = Maybe(Whole()).read("batch_size", values.pop("batch_size"), images)
+    trees, inner = {"model": model}, None
+    if "explainer" in values:
+        explain = values.pop("explainer")
+        inner = _method(explain)
+        trees["explainer"] = pytrees.as_pytree("explainer", explain, "an explainer function")
+    arguments, words = {}, []
+    for name, value in values.items():
+        kind = method.kinds.get(name) or (inner.kinds.get(name) if inner else None) or Anything()
+        value = kind.read(name, value, images)
+        if not isinstance(value, jax.Array | np.ndarray):
+            words.append((name, value))
+        elif _is_by_image(kind, value):
+            by_image[name] = value
+        else:
+            arguments[name] = value
+    options = {**method.parameters, **dict(words), **arguments}
+    mesh, axis = _placement(images)
+    local = batch if mesh is None else batch // mesh.size
+    cost = method.cost_of(images.shape, options)
+    # No more in flight than there are: two options that mean the same are one program.
+    by_feature = cost.forward_a_feature or cost.behind_a_feature
+    largest = math.inf if by_feature else local * max(1, cost.forward, cost.gradient)
+    call = _Call(
+        method.function,
+        tuple(words),
+        tuple((name, pytrees.split(tree)[1]) for name, tree in trees.items()),
+        local if size is None else int(min(size, largest)),
+        "batch_size" in inspect.signature(method.function).parameters,
+    )
+    arrays = {name: pytrees.split(tree)[0] for name, tree in trees.items()}
+    return _compiled(call, mesh, axis, by_image, arguments, arrays)
+
+
+_KEY = "a jax.random.key, or one for each image"
+
+
+def _is_by_image(kind: Any, value: Any) -> bool:
+    """Whether an array has one entry for each image, rather than one for all."""
+    if isinstance(kind, Fill):  # an array of rank 4 was read: one image for each
+        return value.ndim == 4 and value.shape[0] > 1
+    return getattr(kind, "by_image", False)
+
+
+def _placement(images: Array) -> tuple[Mesh | None, str | None]:
+    """The mesh over whose devices a batch is split, and the axis; None where it is not split.
+
+    A mesh of one device counts: its program is the one of each of several.
+    """
+    if isinstance(images, jax.core.Tracer) or not isinstance(images.sharding, NamedSharding):
+        return None, None
+    sharding = images.sharding
+    axis = sharding.spec[0] if len(sharding.spec) else None
+    if not isinstance(axis, str):
+        return None, None
+    assert isinstance(sharding.mesh, Mesh)
+    return sharding.mesh, axis
+
+
+def _fitting(model: Any, images: Array) -> tuple[Any, Array, int]:
+    """The model, images in float32 at least, and the number of classes.
+
+    Sums and noise in half precision stall, so images are widened. A model that does not take the
+    wide type is given what it takes: the type of the images that came, or float32.
+    """
+    wide = jnp.promote_types(images.dtype, jnp.float32)
+    refused = None
+    for dtype in dict.fromkeys((wide, images.dtype, jnp.dtype(jnp.float32))):
+        try:
+            classes = score_shape(model, images.astype(dtype))[1]
+        except checks.Refusal as refusal:
+            refused = refused or refusal
+            continue
+        model = model if dtype == wide else scores.InType(model, dtype)
+        return model, images.astype(wide), classes
+    assert refused is not None
+    raise refused
+
+
+def score_shape(model: Any, images: jax.Array) -> tuple[int, ...]:
+    """The shape of a model's scores, found without running it (and once a model structure).
+
+    Args:
+      model: a callable pytree.
+      images: images[batch, height, width, channel].
+
+    Returns:
+      (batch, classes).
+
+    Raises:
+      ValueError: if the model refuses such images, or returns anything but [batch, classes] of two
+        classes at least.
+    """
+    leaves, rest = pytrees.split(model)
+    shapes = tuple(jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)) for x in leaves)
+    try:
+        shape = _score_shape(rest, shapes, jax.ShapeDtypeStruct(images.shape, images.dtype))
+    except checks.Refusal:
+        raise
+    except (TypeError, ValueError) as error:
+        takes = f"images that the model accepts ({error})"
+        raise checks.invalid("images", checks.describe(images), takes) from error
+    if not isinstance(shape, tuple) or len(shape) != 2 or shape[0] != images.shape[0]:
+        takes = f"a callable that returns scores[batch, classes] for {checks.describe(images)}"
+        raise checks.invalid("model", f"one that returns {shape}", takes)
+    if shape[1] < 2:
+        raise checks.invalid("model", "one that returns a single score an image", scores.TWO)
+    return shape
+
+
+@functools.lru_cache(maxsize=256)
+def _score_shape(rest: pytrees.Rest, shapes: tuple, images: Any) -> Any:
+    result = jax.eval_shape(lambda x, leaves: pytrees.join(leaves, rest)(x), images, list(shapes))
+    return getattr(result, "shape", result)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """What is static in a call: two equal ones are one program."""
+
+    function: Callable
+    words: tuple[tuple[str, Any], ...]
+    trees: tuple[tuple[str, pytrees.Rest], ...]
+    batch_size: int
+    takes_batch_size: bool
+
+    def __call__(self, by_image: Any, arguments: Any, arrays: Any) -> Any:
+        trees = {name: pytrees.join(arrays[name], rest) for name, rest in self.trees}
+        trees["model"] = tracing.prepared(trees["model"])
+        options = {**trees, **dict(self.words), **arguments}
+        if self.takes_batch_size:
+            options["batch_size"] = self.batch_size
+        if by_image["images"].shape[0] <= self.batch_size:
+            return self.function(**options, **by_image)
+        return streaming.over_images(
+            lambda part: self.function(**options, **part), by_image, self.batch_size
+        )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _compiled(
+    call: _Call, mesh: Mesh | None, axis: str | None, by_image: Any, arguments: Any, arrays: Any
+) -> Any:
+    if "key" in by_image:
+        by_image = {**by_image, "key": image_keys(by_image["key"], by_image["images"].shape[0])}
+    if mesh is None:
+        return call(by_image, arguments, arrays)
+    # Each device runs the program of its own images, the same however many devices there are.
+    # Without the check of replication: it would sum the gradients of variables that an optimised
+    # explainer makes for each image.
+    here, everywhere = PartitionSpec(axis), PartitionSpec()
+    specs = (here, everywhere, everywhere)
+    return jax.shard_map(call, mesh=mesh, in_specs=specs, out_specs=here, check_vma=False)(
+        by_image, arguments, arrays
+    )
