@@ -1,0 +1,2 @@
+def folded(model):
+    return model
