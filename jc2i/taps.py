@@ -116,7 +116,8 @@ def replace(
     Raises:
       ValueError: as `capture`, or for a value of another shape or type.
     """
-    return cut(model, images, layer)[1](value)
+    behind: Callable[[Any], jax.Array] = cut(model, images, layer)[1]
+    return behind(value)
 
 
 @overload

@@ -122,14 +122,12 @@ def trace(function: Callable, *arguments: Any) -> tuple[jex.ClosedJaxpr, Any]:
     return closed, jax.tree.structure(shape)
 
 
-def rewritten(
-    function: Callable, rules: Rules | Callable[[jex.Jaxpr], Rules]
-) -> Callable[..., Any]:
+def rewritten(function: Callable, rules: Rules) -> Callable[..., Any]:
     """A function with some of its primitives replaced.
 
     Args:
       function: any JAX function.
-      rules: the table, or what makes one for a jaxpr.
+      rules: by primitive name, what takes its place.
 
     Returns:
       A function of the same arguments, all of which count as varying, and of the same structure.
@@ -137,8 +135,7 @@ def rewritten(
 
     def evaluated(*arguments: Any) -> Any:
         closed, structure = trace(function, *arguments)
-        table = rules(closed.jaxpr) if callable(rules) else rules
-        outputs = evaluate(closed, table, *jax.tree.leaves(arguments))
+        outputs = evaluate(closed, rules, *jax.tree.leaves(arguments))
         return jax.tree.unflatten(structure, outputs)
 
     return evaluated
