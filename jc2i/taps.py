@@ -6,12 +6,14 @@ function will do, a Flax NNX or Linen module among them, because names are looke
 - `names`: what there is
 - `capture`: an activation
 - `replace`: the scores with another value in an activation's place
+- `cut`: both from one trace, the second as a function of the value
 """
 
 from __future__ import annotations
 
-import functools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, overload
 
 import jax
@@ -21,7 +23,18 @@ import numpy as np
 from jaxtyping import Float
 
 from jc2i.checks import Array, describe, invalid, require
-from jc2i.jaxpr import CALLS, REMATERIALIZED, Rule, body, evaluate, trace
+from jc2i.tracing.interpreter import (
+    CALLS,
+    ENTER,
+    LEAVE,
+    Operation,
+    Step,
+    bind,
+    bodies,
+    body_of,
+    evaluate,
+    trace,
+)
 
 
 def names(
@@ -29,9 +42,9 @@ def names(
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """The named activations of a model, in order of execution.
 
-    A name that is used several times appears as `name#0`, `name#1`, ... Names inside loops,
-    branches and functions with a derivative of their own are left out: they can be neither read
-    nor replaced.
+    A name that is used several times appears as `name#0`, `name#1`, ..., one in a `scan` once for
+    each step. Names inside `while`, branches and functions with a derivative of their own are left
+    out: they can be neither read nor replaced.
 
     Args:
       model: images -> scores, any JAX function.
@@ -75,24 +88,9 @@ def capture(
 
     Raises:
       ValueError: for a name that there is not (the message lists those there are), that is used
-        several times, or that is inside a loop, a branch or a custom derivative.
+        several times, or that is inside a `while`, a branch or a custom derivative.
     """
-    closed, _ = trace(model, images)
-    layers = [layer] if isinstance(layer, str) else list(layer)
-    wanted = [_resolve(closed.jaxpr, each) for each in layers]
-    found: dict[_Key, jax.Array] = {}
-
-    def keep(key: _Key, value: jax.Array) -> jax.Array:
-        found[key] = value
-        return value
-
-    # A value that a rematerialised call computes cannot leave it, so such calls are taken apart.
-    rules: dict[str, Rule] = {"name": _Named(keep)}
-    for name in REMATERIALIZED:
-        rules[name] = functools.partial(_inline, name, rules)
-    evaluate(closed.jaxpr, closed.consts, rules, *jax.tree.leaves(images))
-    values = tuple(found[key] for key in wanted)
-    return values[0] if isinstance(layer, str) else values
+    return cut(model, images, layer)[0]
 
 
 def replace(
@@ -118,25 +116,60 @@ def replace(
     Raises:
       ValueError: as `capture`, or for a value of another shape or type.
     """
+    behind: Callable[[Any], jax.Array] = cut(model, images, layer)[1]
+    return behind(value)
+
+
+@overload
+def cut(
+    model: Callable, images: Float[Array, "batch ..."], layers: str
+) -> tuple[jax.Array, Callable[[Array], jax.Array]]: ...
+@overload
+def cut(
+    model: Callable, images: Float[Array, "batch ..."], layers: Sequence[str]
+) -> tuple[tuple[jax.Array, ...], Callable[[Sequence[Array]], jax.Array]]: ...
+def cut(
+    model: Callable, images: Float[Array, "batch ..."], layers: str | Sequence[str]
+) -> tuple[Any, Callable[[Any], jax.Array]]:
+    """A model in two parts: a named activation, and the scores as a function of its value.
+
+    What does not depend on the activation, a connection around the layer for instance, is computed
+    once, here: a loop over many values in its place computes only what is behind the layer. A
+    `scan` or a rematerialised call around the activation is taken apart.
+
+    Args:
+      model: images -> scores, any JAX function.
+      images: images that the model accepts.
+      layers: a name of `names(model, images)`, or several.
+
+    Returns:
+      The activation, or a tuple of one for each name; and a function `value(s) -> scores` that
+      takes what `replace` takes, under any of JAX's transformations.
+
+    Raises:
+      ValueError: as `capture`; the function, for a value of another shape or type.
+    """
     closed, structure = trace(model, images)
-    layers = [layer] if isinstance(layer, str) else list(layer)
-    values = [value] if isinstance(layer, str) else list(value)
-    require(
-        len(values) == len(layers), "value", f"{len(values)} values", f"one for each of {layers}"
-    )
-    replacements = {}
-    for each, new in zip(layers, values, strict=True):
-        key = _resolve(closed.jaxpr, each)
-        replacements[key] = _fitting(new, each, _tap(closed.jaxpr, key))
-    rules = {"name": _Named(lambda key, old: replacements.get(key, old))}
-    outputs = evaluate(closed.jaxpr, closed.consts, rules, *jax.tree.leaves(images))
-    return jax.tree.unflatten(structure, outputs)
+    listed = [layers] if isinstance(layers, str) else list(layers)
+    taps = list(_taps(closed.jaxpr))
+    keys = [_resolve(taps, layer) for layer in listed]
+    opened = _opened(closed, {key: _tap(taps, key) for key in keys}, jax.tree.leaves(images))
+    known, later = _front(opened)
+    # One activation may lie behind another: its own value stands in each one's place here.
+    own = dict(zip(opened.places.values(), opened.clean, strict=True))
+    activations = dict(zip(opened.places, _run(later, known, opened.clean, own), strict=True))
 
+    def behind(value: Any) -> jax.Array:
+        values = [value] if isinstance(layers, str) else list(value)
+        got = f"{len(values)} values"
+        require(len(values) == len(keys), "value", got, f"one for each of {listed}")
+        given = dict(known)
+        for layer, key, new in zip(listed, keys, values, strict=True):
+            given[opened.places[key]] = _fitting(new, layer, _tap(taps, key))
+        return jax.tree.unflatten(structure, _run(later, given, opened.results))
 
-def _inline(
-    name: str, rules: Mapping[str, Rule], parameters: Mapping[str, Any], *inputs: Array
-) -> Sequence[Array]:
-    return body(name, parameters, rules)(*inputs)
+    found = tuple(activations[key] for key in keys)
+    return (found[0] if isinstance(layers, str) else found), behind
 
 
 _Key = tuple[str, int]
@@ -151,40 +184,148 @@ class _Tap(NamedTuple):
     """The primitive whose body hides it, or None."""
 
 
-class _Named:
-    """The rule for named values: counts the uses of each name in order of execution."""
+class _Opened(NamedTuple):
+    """A model's program in which the wanted activations are inputs, and results.
 
-    def __init__(self, rule: Callable[[_Key, jax.Array], jax.Array]) -> None:
-        self.rule = rule
-        self.seen: dict[str, int] = {}
+    No equation but `while`, branches and custom derivatives has both a part before one of them and
+    a part behind it.
+    """
 
-    def __call__(self, parameters: Mapping[str, Any], value: jax.Array) -> list[jax.Array]:
-        name = parameters["name"]
-        count = self.seen[name] = self.seen.get(name, -1) + 1
-        return [self.rule((name, count), value)]
+    known: dict[Any, Any]
+    """The values of its constants and of the images."""
+    equations: Sequence[jex.JaxprEqn]
+    results: Sequence[Any]
+    places: dict[_Key, Any]
+    """The variables that are read in the activations' places."""
+    clean: Sequence[Any]
+    """The activations themselves, in the order of `places`."""
 
 
-def _taps(jaxpr: jex.Jaxpr, inside: str | None = None) -> Iterator[_Tap]:
+def _opened(closed: jex.ClosedJaxpr, wanted: dict[_Key, _Tap], arguments: Sequence[Any]) -> _Opened:
+    def evaluated(arguments: list[Any], places: list[Any]) -> tuple[list[Any], list[Any]]:
+        opening = _Opening(dict(zip(wanted, places, strict=True)))
+        rules = dict.fromkeys([*CALLS, "scan"], opening.body) | {"name": opening.name}
+        outputs = evaluate(closed, rules, *arguments)
+        return outputs, [opening.found[key] for key in wanted]
+
+    shapes = [jax.ShapeDtypeStruct(tap.shape, tap.dtype) for tap in wanted.values()]
+    opened = jax.make_jaxpr(evaluated)(list(arguments), shapes)
+    jaxpr, count = opened.jaxpr, len(arguments)
+    known = dict(zip(jaxpr.constvars, opened.consts, strict=True))
+    known.update(zip(jaxpr.invars[:count], arguments, strict=True))
+    places = dict(zip(wanted, jaxpr.invars[count:], strict=True))
+    last = len(jaxpr.outvars) - len(places)
+    return _Opened(known, jaxpr.eqns, jaxpr.outvars[:last], places, jaxpr.outvars[last:])
+
+
+class _Opening:
+    """The rules that put other values in the places of names, and take the bodies around apart."""
+
+    def __init__(self, places: dict[_Key, Any]) -> None:
+        self.places = places
+        self.found: dict[_Key, Any] = {}
+        self.seen: Counter[str] = Counter()
+
+    def name(self, operation: Operation, value: Any) -> Sequence[Any] | Step:
+        name = operation.parameters["name"]
+        key = (name, self.seen[name])
+        self.seen[name] += 1
+        if key not in self.places:
+            return LEAVE
+        self.found[key] = value
+        return [self.places[key]]
+
+    def body(self, operation: Operation, *_: Any) -> Step:
+        inside = Counter(tap.name for tap in _taps_of(operation.equation) if tap.inside is None)
+        for name, number in self.places:
+            if 0 <= number - self.seen[name] < inside[name]:
+                return ENTER
+        self.seen.update(inside)
+        return LEAVE
+
+
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
+
+def _front(opened: _Opened) -> tuple[dict[Any, Any], list[jex.JaxprEqn]]:
+    """The values that depend on no activation, and the equations that do."""
+    known, later = dict(opened.known), []
+    behind = set(opened.places.values())
+    for equation in opened.equations:
+        if not behind.isdisjoint(_variables(equation.invars, _NOTHING)):
+            later.append(equation)
+            behind.update(equation.outvars)
+        else:
+            _evaluate(equation, known)
+    return known, later
+
+
+def _run(
+    equations: Sequence[jex.JaxprEqn],
+    known: Mapping[Any, Any],
+    results: Sequence[Any],
+    same: Mapping[Any, Any] = _NOTHING,
+) -> list[Any]:
+    """The values of some results, and no equation that they do not need.
+
+    `same` says which variables have the value of another one, computed before they are read.
+    """
+    needed = set(_variables(results, same))
+    kept = []
+    for equation in reversed(equations):
+        if equation.effects or not needed.isdisjoint(equation.outvars):
+            kept.append(equation)
+            needed.update(_variables(equation.invars, same))
+    values = dict(known)
+    for equation in reversed(kept):
+        _evaluate(equation, values, same)
+    return [_read(atom, values, same) for atom in results]
+
+
+def _evaluate(
+    equation: jex.JaxprEqn, values: dict[Any, Any], same: Mapping[Any, Any] = _NOTHING
+) -> None:
+    inputs = [_read(atom, values, same) for atom in equation.invars]
+    values.update(zip(equation.outvars, bind(equation, *inputs), strict=True))
+
+
+def _read(atom: Any, values: Mapping[Any, Any], same: Mapping[Any, Any]) -> Any:
+    while not isinstance(atom, jex.Literal) and atom in same:
+        atom = same[atom]
+    return atom.val if isinstance(atom, jex.Literal) else values[atom]
+
+
+def _variables(atoms: Sequence[Any], same: Mapping[Any, Any]) -> list[Any]:
+    """The variables among the inputs of an equation, those of the same value as one."""
+    found = []
+    for atom in atoms:
+        while not isinstance(atom, jex.Literal) and atom in same:
+            atom = same[atom]
+        if not isinstance(atom, jex.Literal):
+            found.append(atom)
+    return found
+
+
+def _taps(jaxpr: jex.Jaxpr) -> Iterator[_Tap]:
+    """All names, in order of execution."""
     for equation in jaxpr.eqns:
-        primitive, parameters = equation.primitive.name, equation.params
-        if primitive == "name":
-            value: Any = equation.outvars[0].aval
-            yield _Tap(parameters["name"], value.shape, value.dtype, inside)
-            continue
-        for inner in _bodies(parameters):
-            yield from _taps(inner, inside or (None if primitive in CALLS else primitive))
+        yield from _taps_of(equation)
 
 
-def _bodies(parameters: Mapping[str, Any]) -> Iterator[jex.Jaxpr]:
-    for value in parameters.values():
-        for inner in value if isinstance(value, tuple | list) else [value]:
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                yield inner
+def _taps_of(equation: jex.JaxprEqn) -> Iterator[_Tap]:
+    primitive = equation.primitive.name
+    if primitive == "name":
+        value: Any = equation.outvars[0].aval
+        yield _Tap(equation.params["name"], value.shape, value.dtype, None)
+    elif primitive in CALLS or primitive == "scan":
+        inside = list(_taps(body_of(equation)[0]))
+        yield from inside * equation.params.get("length", 1)
+    else:
+        for inner in bodies(equation):
+            yield from (tap._replace(inside=tap.inside or primitive) for tap in _taps(inner))
 
 
-def _resolve(jaxpr: jex.Jaxpr, layer: str) -> _Key:
-    taps = list(_taps(jaxpr))
+def _resolve(taps: Sequence[_Tap], layer: str) -> _Key:
     reachable = [tap.name for tap in taps if tap.inside is None]
     name, _, number = layer.rpartition("#")
     numbered = bool(name) and number.isdecimal() and layer not in reachable
@@ -206,8 +347,8 @@ def _resolve(jaxpr: jex.Jaxpr, layer: str) -> _Key:
     raise invalid("layer", got, f"one of {listed}" if reachable else listed)
 
 
-def _tap(jaxpr: jex.Jaxpr, key: _Key) -> _Tap:
-    return [tap for tap in _taps(jaxpr) if tap.inside is None and tap.name == key[0]][key[1]]
+def _tap(taps: Sequence[_Tap], key: _Key) -> _Tap:
+    return [tap for tap in taps if tap.inside is None and tap.name == key[0]][key[1]]
 
 
 def _fitting(value: Any, layer: str, tap: _Tap) -> jax.Array:

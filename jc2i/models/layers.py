@@ -1,16 +1,16 @@
-"""Layers as the architectures use them: blank weights, PyTorch's padding and constants."""
+"""Layers as the architectures use them: blank weights, PyTorch's padding and constants.
+
+They compute plain convolutions: `jc2i.tracing.prepared` puts in what is faster on a backend.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-
-from jc2i.depthwise import depthwise_convolution
 
 # The layers start blank: an initialiser that draws compiles once for each shape of kernel, seconds
 # that a model read from a file need not spend.
@@ -51,21 +51,8 @@ def convolution(
         feature_group_count=inputs if depthwise else 1,
         use_bias=bias,
         kernel_init=_BLANK,
-        conv_general_dilated=_convolve,
         rngs=nnx.Rngs(0),
     )
-
-
-def _convolve(
-    images: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **options: Any
-) -> jax.Array:
-    """`lax.conv_general_dilated`, by what is faster for a layer's kind."""
-    if options["feature_group_count"] > 1:
-        return depthwise_convolution(images, kernel, strides, padding)
-    if kernel.shape[:2] == (1, 1) and jax.default_backend() == "cpu":
-        # XLA:CPU's matrix product takes two thirds of the time of its 1x1 convolution.
-        return images[:, :: strides[0], :: strides[1]] @ kernel[0, 0]
-    return jax.lax.conv_general_dilated(images, kernel, strides, padding, **options)
 
 
 def batch_norm(channels: int, *, epsilon: float = 1e-5) -> nnx.BatchNorm:

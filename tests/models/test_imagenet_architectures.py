@@ -13,9 +13,9 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from jc2i import models
-from jc2i.jaxpr import fast_gradients
 from jc2i.models.layers import compute_in
 from jc2i.models.registry import blank
+from jc2i.tracing import prepared
 
 SCRIPT = Path(__file__).parents[1] / "golden" / "models_imagenet.py"
 GOLDEN = json.loads(SCRIPT.with_suffix(".json").read_text())
@@ -68,7 +68,7 @@ def test_logits_and_input_gradients_equal_those_of_pytorch(case, tmp_path):
     assert near(np.asarray(logits), golden["logits"], 1e-4)
 
     def score(images, model):
-        return fast_gradients(model)(images)[:, MAKE["TARGET"]].sum()
+        return prepared(model)(images)[:, MAKE["TARGET"]].sum()
 
     with jax.enable_x64(True):
         gradient = jax.jit(jax.grad(score))(images.astype("float64"), in_float64(model))

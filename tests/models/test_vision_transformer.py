@@ -16,9 +16,9 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from jc2i import models
-from jc2i.jaxpr import evaluate, trace
 from jc2i.models.classifier import weights
 from jc2i.models.registry import blank
+from jc2i.tracing.interpreter import evaluate, trace
 
 SCRIPT = Path(__file__).parents[1] / "golden" / "models_transformers.py"
 GOLDEN = json.loads(SCRIPT.with_suffix(".json").read_text())
@@ -50,13 +50,14 @@ def named(model, images):
     """Every named activation, in order."""
     found = {}
 
-    def record(parameters, value):
-        assert parameters["name"] not in found
-        found[parameters["name"]] = value
+    def record(operation, value):
+        name = operation.parameters["name"]
+        assert name not in found
+        found[name] = value
         return [value]
 
     closed, _ = trace(lambda m, x: m(x), model, images)
-    evaluate(closed.jaxpr, closed.consts, {"name": record}, *jax.tree.leaves((model, images)))
+    evaluate(closed, {"name": record}, *jax.tree.leaves((model, images)))
     return found
 
 

@@ -7,7 +7,7 @@ import pytest
 from jax.ad_checkpoint import checkpoint_name
 
 from jc2i import explainers
-from jc2i.jaxpr import evaluate, fast_gradients, trace
+from jc2i.tracing import prepared
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -32,7 +32,7 @@ def loss(model):
 
 def equal_gradients(model, images, rtol=1e-4):
     value, gradient = jax.jit(jax.value_and_grad(loss(model)))(images)
-    fast_value, fast_gradient = jax.jit(jax.value_and_grad(loss(fast_gradients(model))))(images)
+    fast_value, fast_gradient = jax.jit(jax.value_and_grad(loss(prepared(model))))(images)
     np.testing.assert_allclose(fast_value, value, rtol=1e-6)
     np.testing.assert_allclose(fast_gradient, gradient, rtol=rtol, atol=1e-4)
 
@@ -105,7 +105,7 @@ def test_grouped_and_transposed_convolutions_are_left_as_they_are(options, chann
     equal_gradients(model, images)
     same = [
         [equation.primitive.name for equation in jax.make_jaxpr(f)(images).eqns]
-        for f in (model, fast_gradients(model))
+        for f in (model, prepared(model))
     ]
     assert same[0] == same[1]
     assert "custom_vjp_call" not in same[1]
@@ -116,13 +116,13 @@ def test_depthwise_convolutions_are_written_out(strides):
     model = convolution(random((3, 3, 1, 4)), ((1, 1), (0, 2)), strides, feature_group_count=4)
     images = random((2, 7, 8, 4), 1)
     equal_gradients(model, images)
-    assert kernel_layouts(jax.grad(loss(fast_gradients(model))), images) == set()
+    assert kernel_layouts(jax.grad(loss(prepared(model))), images) == set()
 
 
 def test_gradients_by_the_kernel_are_jaxs(convnet):
     network, images = convnet(), random((2, 8, 9, 3), 1)
     expected = jax.grad(lambda network: loss(network)(images))(network)
-    fast = jax.grad(lambda network: loss(fast_gradients(network))(images))(network)
+    fast = jax.grad(lambda network: loss(prepared(network))(images))(network)
     for name, value in expected.weights.items():
         np.testing.assert_allclose(fast.weights[name], value, rtol=1e-4, atol=1e-4)
 
@@ -136,14 +136,14 @@ def test_inside_a_loop_under_vmap_and_jit(convnet):
 
         return jax.jit(jax.vmap(lambda image: jax.lax.scan(step, image, None, length=3)[0]))
 
-    plain, fast = descend(network)(images), descend(fast_gradients(network))(images)
+    plain, fast = descend(network)(images), descend(prepared(network))(images)
     np.testing.assert_allclose(fast, plain, rtol=1e-4, atol=1e-5)
 
 
 def test_under_vmap_over_kernels():
     kernels, images = random((3, 3, 3, 2, 4)), random((2, 7, 8, 2), 1)
     plain = jax.vmap(lambda kernel: jax.grad(loss(convolution(kernel)))(images))
-    fast = jax.vmap(lambda kernel: jax.grad(loss(fast_gradients(convolution(kernel))))(images))
+    fast = jax.vmap(lambda kernel: jax.grad(loss(prepared(convolution(kernel))))(images))
     np.testing.assert_allclose(fast(kernels), plain(kernels), rtol=1e-4, atol=1e-4)
 
 
@@ -172,7 +172,7 @@ def test_models_of_every_make(name):
 @pytest.mark.parametrize("name", ["nested jit", "checkpoint"])
 def test_convolutions_inside_calls_are_reached(name):
     model, images = MODELS[name](convolution(random((3, 3, 2, 4)))), jnp.ones((2, 7, 8, 2))
-    assert kernel_layouts(jax.grad(loss(fast_gradients(model))), images) == CANONICAL
+    assert kernel_layouts(jax.grad(loss(prepared(model))), images) == CANONICAL
     assert kernel_layouts(jax.grad(loss(model)), images) != CANONICAL
 
 
@@ -193,18 +193,3 @@ def test_every_gradient_explainer_has_canonical_convolutions_only(convnet, expla
         return explain(convnet(), images, targets, **options)
 
     assert kernel_layouts(maps, jnp.ones((2, 8, 8, 3))) == CANONICAL
-
-
-def test_evaluate_replaces_the_primitives_of_its_rules():
-    def model(x):
-        return {"sum": jax.jit(lambda x: jnp.sin(x) + jnp.cos(x))(x), "twice": 2 * jnp.sin(x)}
-
-    x = jnp.linspace(0.0, 1.0, 5)
-    closed, structure = trace(model, x)
-    outputs = evaluate(closed.jaxpr, closed.consts, {}, x)
-    result = jax.tree.unflatten(structure, outputs)
-    np.testing.assert_allclose(result["sum"], jnp.sin(x) + jnp.cos(x), rtol=1e-6)
-    rules = {"sin": lambda parameters, x: [x * 10]}
-    result = jax.tree.unflatten(structure, evaluate(closed.jaxpr, closed.consts, rules, x))
-    np.testing.assert_allclose(result["sum"], 10 * x + jnp.cos(x), rtol=1e-6)
-    np.testing.assert_allclose(result["twice"], 20 * x, rtol=1e-6)

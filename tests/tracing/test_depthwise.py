@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jc2i.depthwise import depthwise_convolution
+from jc2i.tracing.depthwise import depthwise_convolution
 
 CASES = {
     "3x3": ((3, 3), (1, 1), "SAME"),

@@ -242,10 +242,7 @@ def test_repeated_names_are_asked_for_by_number():
 
 
 def hidden(images):
-    """Names where the evaluator does not go."""
-
-    def step(values, _):
-        return checkpoint_name(values * 2, "in scan"), None
+    """Names where the interpreter does not go."""
 
     @jax.custom_jvp
     def jvp(values):
@@ -258,6 +255,12 @@ def hidden(images):
         return checkpoint_name(values * 3, "in vjp")
 
     vjp.defvjp(lambda values: (vjp(values), None), lambda _, cotangent: (3 * cotangent,))
+
+    def step(values, _):
+        return jax.lax.cond(
+            values.max() > 0, lambda values: checkpoint_name(values, "in scan"), jnp.sin, values
+        ), None
+
     images = checkpoint_name(images, "reachable")
     images = jax.lax.scan(step, images, None, length=2)[0]
     images = jax.lax.while_loop(
@@ -272,7 +275,7 @@ def hidden(images):
 @pytest.mark.parametrize(
     ("layer", "where"),
     [
-        ("in scan", "scan"),
+        ("in scan", "cond"),
         ("in while", "while"),
         ("in cond", "cond"),
         ("in jvp", "custom_jvp_call"),
@@ -282,10 +285,211 @@ def hidden(images):
 def test_names_that_cannot_be_reached_are_refused_not_lost(layer, where):
     assert list(taps.names(hidden, IMAGES)) == ["reachable"]
     message = f"layer: got '{layer}', which is inside {where} and cannot be reached, takes one of"
-    with pytest.raises(ValueError, match=f"^{message} reachable$"):
-        taps.capture(hidden, IMAGES, layer)
-    with pytest.raises(ValueError, match=f"^{message} reachable$"):
-        taps.replace(hidden, IMAGES, layer, IMAGES)
+    for call in (
+        lambda: taps.capture(hidden, IMAGES, layer),
+        lambda: taps.replace(hidden, IMAGES, layer, IMAGES),
+        lambda: taps.cut(hidden, IMAGES, ["reachable", layer]),
+    ):
+        with pytest.raises(ValueError, match=f"^{message} reachable$"):
+            call()
+
+
+WEIGHTS = {"mix": random((6, 4, 4), 7) / 2, "shift": random((6, 4), 8)}
+STEPS = 6
+
+
+def block(values, weights):
+    inner = checkpoint_name(jnp.tanh(values @ weights["mix"] + weights["shift"]), "inner")
+    return checkpoint_name(values + jnp.sin(inner), "block")
+
+
+def finish(values):
+    return checkpoint_name(values.mean(axis=(1, 2)), "pool") @ random((4, 5), 3)
+
+
+def unrolled(images, reverse=False):
+    values = images @ random((3, 4), 1)
+    for i in reversed(range(STEPS)) if reverse else range(STEPS):
+        values = block(values, jax.tree.map(lambda leaf, i=i: leaf[i], WEIGHTS))
+    return finish(values)
+
+
+def scanned(images, wrap=lambda step: step, reverse=False):
+    @wrap
+    def step(values, weights):
+        values = block(values, weights)
+        return values, values.sum()
+
+    values, sums = jax.lax.scan(step, images @ random((3, 4), 1), WEIGHTS, reverse=reverse)
+    return finish(values) + 0 * sums.sum()
+
+
+SCANS = {
+    "plain": ({}, lambda step: step),
+    "reversed": ({"reverse": True}, lambda step: step),
+    "rematerialised": ({}, jax.checkpoint),
+    "jitted": ({}, jax.jit),
+}
+
+
+@pytest.mark.parametrize("case", SCANS)
+def test_names_inside_a_scan_are_those_of_the_unrolled_model(case):
+    options, wrap = SCANS[case]
+
+    def twin(images):
+        return unrolled(images, **options)
+
+    def model(images):
+        return scanned(images, wrap, **options)
+
+    layers = taps.names(twin, IMAGES)
+    assert taps.names(model, IMAGES) == layers
+    assert [layer for layer in layers if layer != "pool"] == [
+        f"{name}#{i}" for i in range(STEPS) for name in ("inner", "block")
+    ]
+
+    def everything(model):
+        def evaluate(images):
+            together = taps.capture(model, images, list(layers))
+            alone = [taps.capture(model, images, layer) for layer in layers]
+            replaced = [
+                jax.value_and_grad(
+                    lambda v, layer=layer: (taps.replace(model, images, layer, v) ** 2).sum()
+                )(2 * value)
+                for layer, value in zip(layers, alone, strict=True)
+            ]
+            return together, alone, replaced
+
+        return jax.jit(evaluate)(IMAGES)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+        everything(model),
+        everything(twin),
+    )
+
+
+def test_a_step_that_is_not_asked_for_stays_rematerialised():
+    def gradient(images):
+        activation, behind = taps.cut(
+            lambda images: scanned(images, jax.checkpoint), images, "block#2"
+        )
+        return jax.grad(lambda value: behind(value).sum())(activation)
+
+    jaxpr = jax.make_jaxpr(gradient)(IMAGES)
+    primitives = [equation.primitive.name for equation in jaxpr.eqns]
+    assert any(name in ("remat2", "checkpoint") for name in primitives)
+
+
+def test_a_scan_without_the_name_stays_a_scan():
+    jaxpr = jax.make_jaxpr(lambda images: taps.cut(scanned, images, "pool")[0])(IMAGES)
+    assert "scan" in [equation.primitive.name for equation in jaxpr.eqns]
+    jaxpr = jax.make_jaxpr(lambda images: taps.cut(scanned, images, "block#2")[0])(IMAGES)
+    assert "scan" not in [equation.primitive.name for equation in jaxpr.eqns]
+
+
+def test_both_parts_of_a_cut_are_the_model(model_and_layer):
+    model, layer = model_and_layer
+    activation, behind = taps.cut(model, IMAGES, layer)
+    np.testing.assert_array_equal(activation, taps.capture(model, IMAGES, layer))
+    np.testing.assert_array_equal(behind(activation), model(IMAGES))
+    half = activation / 2
+    np.testing.assert_array_equal(behind(half), taps.replace(model, IMAGES, layer, half))
+
+
+@pytest.mark.parametrize("model", [unrolled, scanned])
+def test_ablations_under_vmap_and_lax_map_are_replacements(model):
+    @jax.jit
+    def ablated(images):
+        activation, behind = taps.cut(model, images, "block#3")
+        kept = 1 - jnp.eye(4)
+        return (
+            jax.vmap(lambda kept: behind(activation * kept))(kept),
+            jax.lax.map(lambda kept: behind(activation * kept), kept),
+        )
+
+    activation = taps.capture(model, IMAGES, "block#3")
+    expected = [
+        taps.replace(model, IMAGES, "block#3", activation.at[..., i].set(0)) for i in range(4)
+    ]
+    for scores in ablated(IMAGES):
+        np.testing.assert_allclose(scores, jnp.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "layer", "primitive", "behind", "before"),
+    [
+        # Two blocks and the dense layer behind, four blocks and the first product before.
+        (lambda: unrolled, "block#3", "dot_general", 3, 5),
+        (lambda: scanned, "block#3", "dot_general", 3, 5),
+        # Two of the last block's behind; before, a stem's and two in each of eight blocks.
+        (
+            lambda: models.create("resnet20_cifar", classes=5, key=jax.random.key(0)),
+            "stage3.block1",
+            "conv_general_dilated",
+            2,
+            17,
+        ),
+    ],
+)
+def test_a_loop_over_ablations_holds_only_what_is_behind_the_layer(
+    make, layer, primitive, behind, before
+):
+    """Counted in the program, as XLA's FLOPs of a loop are those of one step."""
+    model = make()
+
+    def ablated(images):
+        activation, rest = taps.cut(model, images, layer)
+        return jax.lax.map(lambda scale: rest(scale * activation), jnp.arange(16.0))
+
+    jaxpr = jax.make_jaxpr(ablated)(jnp.zeros((1, 32, 32, 3))).jaxpr
+    (loop,) = [equation for equation in jaxpr.eqns if equation.primitive.name == "scan"]
+    counted = [
+        [equation.primitive.name for equation in equations].count(primitive)
+        for equations in (loop.params["jaxpr"].jaxpr.eqns, jaxpr.eqns)
+    ]
+    assert counted == [behind, before]
+
+
+def test_layers_behind_each_other_are_cut_together():
+    layers = ("middle", "first", "pool")
+    activations, behind = taps.cut(plain, IMAGES, layers)
+    for layer, activation in zip(layers, activations, strict=True):
+        np.testing.assert_allclose(activation, taps.capture(plain, IMAGES, layer), rtol=1e-6)
+    np.testing.assert_allclose(behind(activations), plain(IMAGES), rtol=1e-5)
+    with pytest.raises(ValueError, match="^value: got 2 values, takes one for each of"):
+        behind(activations[:2])
+    with pytest.raises(ValueError, match="^value: got "):
+        taps.cut(plain, IMAGES, "first")[1](activations[2])
+
+
+def test_two_names_of_one_value():
+    def model(images):
+        return checkpoint_name(checkpoint_name(images, "a"), "b").sum(axis=(1, 2))
+
+    (a, b), behind = taps.cut(model, IMAGES, ("a", "b"))
+    np.testing.assert_array_equal(a, IMAGES)
+    np.testing.assert_array_equal(b, IMAGES)
+    np.testing.assert_allclose(behind((0 * a, 2 * b)), 2 * model(IMAGES), rtol=1e-5)
+
+
+def test_the_gradient_of_a_cut_goes_to_the_images_by_both_ways():
+    def through(images):
+        activation, behind = taps.cut(plain, images, "middle")
+        return (behind(activation) ** 2).sum()
+
+    expected = jax.grad(lambda images: (plain(images) ** 2).sum())(IMAGES)
+    np.testing.assert_allclose(jax.grad(through)(IMAGES), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_name_that_holds_a_number_sign_is_a_name():
+    def model(images):
+        for name in ("a#1", "a", "a"):
+            images = checkpoint_name(images * 2, name)
+        return images.sum(axis=(1, 2))
+
+    np.testing.assert_allclose(taps.capture(model, IMAGES, "a#1"), 2 * IMAGES)
+    np.testing.assert_allclose(taps.capture(model, IMAGES, "a#0"), 4 * IMAGES)
 
 
 def test_an_unknown_layer_is_refused_with_the_names_there_are():

@@ -8,7 +8,9 @@ pixel of the kernel. Other backends have a convolution made for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import operator
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -60,22 +62,31 @@ def depthwise_convolution(
 def _shifted_sum(
     images: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding
 ) -> jax.Array:
+    shifts = _shifts(images, kernel, strides, padding)
+    return functools.reduce(operator.add, (values * kernel[i, j, 0] for i, j, values in shifts))
+
+
+def _shifts(
+    images: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding
+) -> Iterator[tuple[int, int, jax.Array]]:
+    """For each pixel of the kernel, the pixel of the images that it meets at every output."""
     padded = _pad(images, padding)
     rows, columns = kernel.shape[:2]
     height = (padded.shape[1] - rows) // strides[0] + 1
     width = (padded.shape[2] - columns) // strides[1] + 1
-    total = jnp.zeros((len(images), height, width, images.shape[3]), images.dtype)
     for i in range(rows):
         for j in range(columns):
-            shifted = jax.lax.slice(
-                padded,
-                (0, i, j, 0),
-                (len(images), i + (height - 1) * strides[0] + 1, j + (width - 1) * strides[1] + 1)
-                + images.shape[3:],
-                (1, *strides, 1),
+            yield (
+                i,
+                j,
+                jax.lax.slice(
+                    padded,
+                    (0, i, j, 0),
+                    (len(images), i + (height - 1) * strides[0] + 1)
+                    + (j + (width - 1) * strides[1] + 1, images.shape[3]),
+                    (1, *strides, 1),
+                ),
             )
-            total += shifted * kernel[i, j, 0]
-    return total
 
 
 _written_out = jax.custom_vjp(_shifted_sum, nondiff_argnums=(2, 3))
@@ -94,9 +105,13 @@ def _backward(
     cotangent: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     images, kernel = residuals
-    by_kernel = jax.vjp(lambda kernel: _shifted_sum(images, kernel, strides, padding), kernel)[1]
     by_images = _image_gradient(images.shape, kernel, strides, padding, cotangent)
-    return by_images, by_kernel(cotangent)[0]
+    # Written out too: JAX's own takes seconds to trace for a network.
+    by_kernel = [
+        jnp.sum(values * cotangent, axis=(0, 1, 2))
+        for _, _, values in _shifts(images, kernel, strides, padding)
+    ]
+    return by_images, jnp.stack(by_kernel).reshape(kernel.shape)
 
 
 _written_out.defvjp(_forward, _backward)
@@ -140,8 +155,8 @@ def _image_gradient(
         for i, down in rows:
             for j, across in columns:
                 y, x = down + ends[0][0], across + ends[1][0]
-                shifted = padded[:, y : y + height, x : x + width]
-                total += shifted * kernel[i, j, 0]
+                end = (shape[0], y + height, x + width, shape[3])
+                total += jax.lax.slice(padded, (0, y, x, 0), end) * kernel[i, j, 0]
         return total
 
     interleaved = jnp.stack(

@@ -1,0 +1,15 @@
+"""One interpreter of jaxprs, and what it is used for: any JAX function, seen from inside.
+
+interpreter     a walk over a model's program in which rules replace equations
+preparation     the model with what is faster on this backend
+fast_gradients  convolutions whose input gradient stays fast in loops on CPU
+depthwise       each channel convolved by itself, fast on every backend
+folding         a convolution and the batch normalisation behind it as one linear map
+
+`jc2i.taps`, named activations read or replaced, is built on it too.
+"""
+
+from jc2i.tracing.folding import folded
+from jc2i.tracing.preparation import prepared
+
+__all__ = ["folded", "prepared"]

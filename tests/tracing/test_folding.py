@@ -1,0 +1,155 @@
+"""Affine chains as one linear map and one bias, however they were written."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.ad_checkpoint import checkpoint_name
+
+from jc2i import models
+from jc2i.tracing import folded
+
+LINEAR = ("conv_general_dilated", "dot_general")
+
+
+def random(shape, seed=0):
+    return jnp.float32(np.random.default_rng(seed).standard_normal(shape))
+
+
+IMAGES = random((2, 6, 5, 3))
+MEAN, SCALE, BIAS = (random((4,), seed) for seed in (1, 2, 3))
+VARIANCE = jnp.abs(random((4,), 4)) + 0.1
+
+
+def separate(values):
+    return (values - MEAN) / jnp.sqrt(VARIANCE + 1e-5) * SCALE + BIAS
+
+
+def scale_and_shift(values):
+    scale = SCALE * jax.lax.rsqrt(VARIANCE + 1e-5)
+    return values * scale + (BIAS - MEAN * scale)
+
+
+def turned(values):
+    """Broadcast by hand, in another order, with signs that cancel."""
+    wide = [jnp.broadcast_to(v, values.shape) for v in (MEAN, SCALE * jax.lax.rsqrt(VARIANCE))]
+    return BIAS - wide[1] * -(2 * (values - wide[0]) / 2)
+
+
+def already(values):
+    return values + BIAS
+
+
+NORMALISATIONS = {f.__name__: f for f in (separate, scale_and_shift, turned, already)}
+
+
+def convolved(images, layout="NHWC"):
+    return jax.lax.conv_general_dilated(
+        images, random((3, 3, 3, 4), 5), (2, 1), "SAME", dimension_numbers=(layout, "HWIO", layout)
+    )
+
+
+MAPS = {
+    "convolution": convolved,
+    "convolution with a bias": lambda images: convolved(images) + random((4,), 6),
+    "depthwise": lambda images: jax.lax.conv_general_dilated(
+        images @ random((3, 4)),
+        random((3, 3, 1, 4), 5),
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=4,
+    ),
+    "product": lambda images: images @ random((3, 4), 5),
+    "weights first": lambda images: jnp.moveaxis(random((4, 3), 5) @ images.reshape(-1, 3).T, 0, 1),
+}
+
+
+def consumers(jaxpr):
+    """What reads each linear map, and what reads the sum behind it."""
+    linear, sums, found = set(), set(), []
+    for equation in jaxpr.eqns:
+        inputs = {atom for atom in equation.invars if not hasattr(atom, "val")}
+        name = equation.primitive.name
+        if inputs & linear:
+            found.append(name)
+            sums.update(equation.outvars if name == "add" else ())
+        elif inputs & sums:
+            found.append(f"sum, {name}")
+        if name in LINEAR:
+            linear.update(equation.outvars)
+    return found
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+@pytest.mark.parametrize("kind", [kind for kind in MAPS if kind != "weights first"])
+@pytest.mark.parametrize("call", ["plain", "jit", "checkpoint"])
+def test_a_normalisation_written_in_any_way_is_one_map_and_one_sum(kind, normalisation, call):
+    wrap = {"plain": lambda f: f, "jit": jax.jit, "checkpoint": jax.checkpoint}[call]
+
+    def model(images):
+        return jnp.tanh(wrap(NORMALISATIONS[normalisation])(MAPS[kind](images)))
+
+    np.testing.assert_allclose(folded(model)(IMAGES), model(IMAGES), rtol=1e-5, atol=2e-6)
+    read = consumers(jax.make_jaxpr(folded(model))(IMAGES).jaxpr)
+    assert [name for name in read if name not in LINEAR] == ["add", "sum, tanh"]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda x: MAPS["weights first"](x) * 3,
+        # Channels in the second place.
+        lambda x: convolved(x.transpose(0, 3, 1, 2), "NCHW") * SCALE[:, None, None],
+        # Several axes of one kernel, as heads of attention have them.
+        lambda x: jnp.einsum("bhwc,cij->bhwij", x, random((3, 2, 4))) * random((2, 4)) / 7,
+        lambda x: jnp.einsum("bhwc,wcj->wbhj", x, random((5, 3, 4))) * SCALE,
+        lambda x: 3.0 / convolved(x),
+    ],
+)
+def test_other_layouts_have_the_same_values(model):
+    np.testing.assert_allclose(folded(model)(IMAGES), model(IMAGES), rtol=2e-5, atol=1e-5)
+    assert "mul" not in consumers(jax.make_jaxpr(folded(model))(IMAGES).jaxpr)
+
+
+def test_gates_residuals_and_names_are_not_folded():
+    def model(images):
+        values = convolved(images)
+        gate = jax.nn.sigmoid(values.mean(axis=(1, 2), keepdims=True))
+        named = checkpoint_name(convolved(images), "named") * SCALE
+        by_pixel = convolved(images) * random((3, 5, 1), 8)
+        return values * gate + named + by_pixel
+
+    np.testing.assert_allclose(folded(model)(IMAGES), model(IMAGES), rtol=1e-5, atol=1e-5)
+    read = consumers(jax.make_jaxpr(folded(model))(IMAGES).jaxpr)
+    assert sorted(read).count("mul") == 2 and "name" in read
+
+
+@pytest.mark.parametrize("name", ["resnet20_cifar", "efficientnet_lite0"])
+def test_networks_have_nothing_but_a_sum_behind_a_linear_map(name):
+    model = models.create(name, classes=5, key=jax.random.key(0))
+    drawn = np.random.default_rng(0)
+    # Statistics and scales that no two normalisations share.
+    model = jax.tree.map(
+        lambda leaf: leaf * jnp.float32(drawn.uniform(0.7, 1.3, leaf.shape)), model
+    )
+    images = jnp.float32(drawn.uniform(size=(1, 32, 32, 3)))
+    scores, expected = jax.jit(lambda m, x: (folded(m)(x), m(x)))(model, images)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    read = consumers(jax.make_jaxpr(folded(model))(images).jaxpr)
+    assert not {"mul", "sub", "div", "sum, mul", "sum, sub", "sum, div", "sum, rsqrt"} & {*read}
+    before = consumers(jax.make_jaxpr(model)(images).jaxpr)
+    assert "sub" in before
+
+
+def test_folded_under_grad_and_vmap():
+    def model(images):
+        return jnp.tanh(separate(convolved(images))).sum(axis=(1, 2))
+
+    def gradients(model):
+        loss = jax.grad(lambda image: (model(image[None]) ** 2).sum())
+        return jax.jit(jax.vmap(loss))(IMAGES)
+
+    np.testing.assert_allclose(gradients(folded(model)), gradients(model), rtol=1e-4, atol=1e-5)
