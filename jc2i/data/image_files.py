@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,8 +67,7 @@ _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS = 256, 257, 258
 _PNG_DEPTH = 24  # in the first chunk, which has one place and one length
 # Every other turn undoes itself.
 _UNDONE = {_METHOD.ROTATE_270: _METHOD.ROTATE_90, _METHOD.ROTATE_90: _METHOD.ROTATE_270}
-# In a file without any of these is no orientation: Pillow decodes a whole PNG to be sure.
-_NOTES = (b"Exif", b"EXIF", b"eXIf", b"exif", b"com.adobe.xmp", b"ns.adobe.com/xap", b"XMP ")
+_NOTES_IN_TEXT = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,12 +215,23 @@ def _stored_size(image: Image.Image) -> tuple[int, int]:
 
 def _turn(image: Image.Image, contents: bytes) -> Turn:
     """How the camera noted that the stored image is turned; not at all by an unreadable note."""
-    if image.format != "TIFF" and not any(note in contents for note in _NOTES):
+    # Pillow decodes a whole PNG to be sure that there is no note behind its pixels.
+    if image.format == "PNG" and not _png_has_note(contents):
         return _TURNS[1]
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION, 1), _TURNS[1])
     except Exception:  # parsing what is no Exif raises errors of almost every kind
         return _TURNS[1]
+
+
+def _png_has_note(contents: bytes) -> bool:
+    chunk = 8
+    while chunk + 8 <= len(contents):
+        length, kind = struct.unpack_from(">I4s", contents, chunk)
+        if kind == b"eXIf" or contents.startswith(_NOTES_IN_TEXT, chunk + 8):
+            return True
+        chunk += length + 12  # with its length, kind and checksum
+    return False
 
 
 def _bits(image: Image.Image, contents: bytes) -> int:

@@ -249,3 +249,14 @@ def test_as_stored_is_an_option_of_every_reader(photographs):
 def test_looking_for_a_note_decodes_nothing():
     contents = encoded(noise(32, 32, 3))
     assert header(contents[: len(contents) // 2], "x").size == (32, 32)
+
+
+def test_a_note_behind_the_pixels_of_a_png_counts():
+    stored = noise(4, 6, 3)
+    contents = encoded(stored, exif=noted(6))
+    start = contents.index(b"eXIf") - 4
+    length = 12 + int.from_bytes(contents[start : start + 4])
+    note, without = contents[start : start + length], contents[:start] + contents[start + length :]
+    moved = without[:-12] + note + without[-12:]
+    assert header(without, "x").size == (4, 6) and header(moved, "x").size == (6, 4)
+    np.testing.assert_array_equal(decode(moved, "x", 3), UPRIGHT[6](stored))
