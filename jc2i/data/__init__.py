@@ -15,8 +15,9 @@ How each published set is prepared is in docs/data.md.
 from jc2i.data.dataset import Dataset
 from jc2i.data.encoded import EncodedImages
 from jc2i.data.folder import is_image_name
+from jc2i.data.image_files import read_image
 from jc2i.data.loading import load
-from jc2i.data.pixels import as_float, read_image, resize
+from jc2i.data.pixels import as_float, resize
 from jc2i.data.splits import SPLITS, disjoint_splits
 
 __all__ = [

@@ -7,6 +7,7 @@ import tarfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import IO, cast
 
 from jc2i.checks import invalid
 from jc2i.data.annotations import is_annotation, read_annotations
@@ -14,6 +15,7 @@ from jc2i.data.boxes import placed
 from jc2i.data.dataset import Dataset
 from jc2i.data.encoded import encoded_images
 from jc2i.data.folder import is_image, layout, stored_split
+from jc2i.data.image_files import UPRIGHT, Decoding
 from jc2i.data.pixels import Resizing
 from jc2i.data.splits import may_hold
 
@@ -25,6 +27,7 @@ def load_archive(
     split: str,
     *,
     resizing: Resizing,
+    decoding: Decoding = UPRIGHT,
     channels: int | None = None,
     classes: Sequence[str] | None = None,
 ) -> Dataset:
@@ -37,6 +40,7 @@ def load_archive(
       path: the archive.
       split: one of `SPLITS`; an archive without split folders has only `"all"` and its halves.
       resizing: how each image gets its size.
+      decoding: whether images are turned upright, and how large a file's may be.
       channels: 1 for grey, 3 (or None) for RGB.
       classes: names of the class folders in the order of the labels; sorted names if None.
 
@@ -51,7 +55,7 @@ def load_archive(
     sources: dict[PurePosixPath, bytes | tuple[int, int] | None] = {}
     texts: dict[PurePosixPath, bytes] = {}
     try:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, tarinfo=_WholeHeader) as archive:
             for member in archive:
                 name = PurePosixPath(member.name)
                 if not member.isfile():
@@ -67,9 +71,7 @@ def load_archive(
                     sources[name] = _contents(archive, member)
                 else:
                     sources[name] = None  # named only: its class counts
-        # tarfile takes a cut between two members for the end; the end is two blocks of zeros.
-        if seekable and any(_read_at(path, path.stat().st_size - 1024, 1024)):
-            raise tarfile.ReadError("no end-of-archive mark")
+            _require_nothing_more(archive)
     except _DAMAGED as error:
         raise invalid(
             "name_or_path", f"{path}, a damaged archive ({error})", "a whole tar archive"
@@ -81,9 +83,31 @@ def load_archive(
         (lambda where: _read_at(path, *where)) if seekable else bytes,
         resizing=resizing,
         channels=channels,
+        decoding=decoding,
     )
     boxes = placed(chosen.boxes, images)
     return Dataset(images, chosen.labels, chosen.classes, path.name.split(".")[0], boxes)
+
+
+class _WholeHeader(tarfile.TarInfo):
+    """A member's header: where tarfile takes any damaged one for the end, this refuses it."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+                raise  # the end: a block of zeros
+            reason = f"a member's header, {error}" if buf else "no end-of-archive mark"
+            raise tarfile.ReadError(reason) from error
+
+
+def _require_nothing_more(archive: tarfile.TarFile) -> None:
+    """Reads the file that an archive is in to its end: zeros, and checksums of the compression."""
+    while rest := cast(IO[bytes], archive.fileobj).read(2**20):
+        if any(rest):
+            raise tarfile.ReadError("more behind its end")
 
 
 def _contents(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from jc2i.checks import Array, invalid
-from jc2i.data.pixels import Resizing, decode, stored_size
+from jc2i.data.image_files import UPRIGHT, Decoding, Header, decode, header
+from jc2i.data.pixels import Resizing
 
 Index = int | np.integer | slice | Sequence[int] | Array
 """One image, or several."""
@@ -28,6 +29,7 @@ class EncodedImages:
       read: gives the file at a source.
       resizing: how each image gets its size, which is one for all.
       channels: 1 for grey, 3 for RGB.
+      decoding: whether images are turned upright, and how large a file's may be.
     """
 
     names: Sequence[str]
@@ -35,6 +37,7 @@ class EncodedImages:
     read: Callable[[Any], bytes]
     resizing: Resizing
     channels: int
+    decoding: Decoding = UPRIGHT
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -56,7 +59,9 @@ class EncodedImages:
         flat = decoded.reshape(-1, *self.shape[1:])
         for image, position in enumerate(np.ravel(positions).tolist()):
             contents = self.read(self.sources[position])
-            flat[image] = decode(contents, self.names[position], self.channels, self.resizing)
+            flat[image] = decode(
+                contents, self.names[position], self.channels, self.resizing, self.decoding
+            )
         return decoded
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -64,9 +69,9 @@ class EncodedImages:
             raise ValueError("copy: got False, takes True or None (the images are encoded)")
         return self[:].astype(dtype or self.dtype, copy=False)
 
-    def stored_size(self, index: int) -> tuple[int, int]:
-        """One image's height and width before it is resized, from the file's header."""
-        return stored_size(self.read(self.sources[index]), self.names[index])
+    def header(self, index: int) -> Header:
+        """What one image's file says before it is decoded: its size, and how it is turned."""
+        return header(self.read(self.sources[index]), self.names[index], self.decoding)
 
     def take(self, indices: Int[np.ndarray, " m"]) -> EncodedImages:
         """The images at `indices`, still encoded."""
@@ -84,6 +89,7 @@ def encoded_images(
     *,
     resizing: Resizing,
     channels: int | None,
+    decoding: Decoding = UPRIGHT,
 ) -> EncodedImages:
     """`EncodedImages` whose size, where none is asked for, is the one all images have.
 
@@ -94,6 +100,7 @@ def encoded_images(
       resizing: how each image gets its size; without a size, every header is read for the one
         that all have.
       channels: 1 for grey, 3 (or None) for RGB.
+      decoding: whether images are turned upright, and how large a file's may be.
 
     Returns:
       The images.
@@ -105,9 +112,9 @@ def encoded_images(
     if channels not in (None, 1, 3):
         raise invalid("channels", repr(channels), "1 (grey) or 3 (RGB)")
     if resizing.size is None:
-        size = stored_size(read(sources[0]), names[0])
+        size = header(read(sources[0]), names[0], decoding).size
         for name, source in zip(names[1:], sources[1:], strict=True):
-            other = stored_size(read(source), name)
+            other = header(read(source), name, decoding).size
             if other != size:
                 raise invalid(
                     "size",
@@ -116,4 +123,4 @@ def encoded_images(
                     "(height, width) in pixels to resize all images to",
                 )
         resizing = dataclasses.replace(resizing, size=size)
-    return EncodedImages(names, sources, read, resizing, channels or 3)
+    return EncodedImages(names, sources, read, resizing, channels or 3, decoding)

@@ -18,6 +18,7 @@ from jc2i.data.annotations import Annotations, is_annotation, read_annotations
 from jc2i.data.boxes import NO_BOXES, DrawnBoxes, placed
 from jc2i.data.dataset import Dataset
 from jc2i.data.encoded import encoded_images
+from jc2i.data.image_files import UPRIGHT, Decoding
 from jc2i.data.pixels import Resizing
 from jc2i.data.splits import split_of, stored_splits
 
@@ -134,6 +135,7 @@ def load_folder(
     split: str,
     *,
     resizing: Resizing,
+    decoding: Decoding = UPRIGHT,
     channels: int | None = None,
     classes: Sequence[str] | None = None,
 ) -> Dataset:
@@ -143,6 +145,7 @@ def load_folder(
       root: the folder.
       split: one of `SPLITS`; a folder without split folders has only `"all"` and its halves.
       resizing: how each image gets its size.
+      decoding: whether images are turned upright, and how large a file's may be.
       channels: 1 for grey, 3 (or None) for RGB.
       classes: names of the class folders in the order of the labels; sorted names if None.
 
@@ -164,7 +167,12 @@ def load_folder(
     chosen = layout(filter(is_image, within_depth), annotations, split, str(root), classes)
     files = [root / path for path in chosen.paths]
     images = encoded_images(
-        [str(file) for file in files], files, Path.read_bytes, resizing=resizing, channels=channels
+        [str(file) for file in files],
+        files,
+        Path.read_bytes,
+        resizing=resizing,
+        channels=channels,
+        decoding=decoding,
     )
     boxes = placed(chosen.boxes, images)
     return Dataset(images, chosen.labels, chosen.classes, root.resolve().name, boxes)

@@ -7,6 +7,7 @@ import os
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from jc2i.data.archive import load_archive
 from jc2i.data.dataset import Dataset
 from jc2i.data.digits import load_digits
 from jc2i.data.folder import load_folder
+from jc2i.data.image_files import MAX_PIXELS, Decoding
 from jc2i.data.npz import load_npz
 from jc2i.data.pixels import Resizing
 from jc2i.data.splits import HALVES, SPLITS, half
@@ -30,6 +32,8 @@ def load(
     interpolation: str = "bicubic",
     channels: int | None = None,
     classes: Sequence[str] | None = None,
+    upright: bool = True,
+    max_pixels: int = MAX_PIXELS,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> Dataset:
     """A data set's split, by name or path.
@@ -58,6 +62,10 @@ def load(
         grey images can be made RGB but not the reverse.
       classes: for folders and archives, the class folders' names in the order of the labels (for
         example all of ImageNet's, where the folder has a few); None for the sorted names.
+      upright: whether images in files are turned as their camera noted (EXIF), as `read_image` does
+        too, and boxes with them. False for as they are stored, which is how torchvision's
+        `ImageFolder` and TensorFlow (TFDS) give them, and a published figure may mean them.
+      max_pixels: the most pixels of an image file that is opened.
       data_dir: where TFDS keeps prepared data sets; None for `$TFDS_DATA_DIR`, or else
         `~/tensorflow_datasets`.
 
@@ -71,7 +79,8 @@ def load(
       ImportError: the source needs a package that is not installed.
     """
     one_of("split", split, SPLITS)
-    resizing = Resizing(size, crop_fraction, interpolation)
+    resizing, decoding = Resizing(size, crop_fraction, interpolation), Decoding(upright, max_pixels)
+    stored: dict[str, Any] = {"resizing": resizing, "decoding": decoding, "channels": channels}
     path, name = Path(name_or_path), str(name_or_path)
     prepared = tfds.data_directory(data_dir)
     if name == "digits":
@@ -81,12 +90,12 @@ def load(
         _takes_none("a .npz file", classes=classes)
         dataset = _in_channels(load_npz(path, split, resizing=resizing), channels)
     elif path.is_file() and (".tar" in path.suffixes or tarfile.is_tarfile(path)):
-        dataset = load_archive(path, split, resizing=resizing, channels=channels, classes=classes)
+        dataset = load_archive(path, split, classes=classes, **stored)
     elif path.is_dir() and not tfds.is_prepared(path):
-        dataset = load_folder(path, split, resizing=resizing, channels=channels, classes=classes)
+        dataset = load_folder(path, split, classes=classes, **stored)
     elif path.is_dir() or (path := tfds.find_prepared(name, prepared)):
         _takes_none("a TFDS data set", classes=classes)
-        dataset = tfds.load_prepared(path, split, resizing=resizing, channels=channels)
+        dataset = tfds.load_prepared(path, split, **stored)
     else:
         raise invalid(
             "name_or_path",

@@ -11,7 +11,7 @@ import numpy as np
 
 from jc2i.checks import invalid
 from jc2i.data.dataset import Dataset
-from jc2i.data.pixels import Resizing
+from jc2i.data.pixels import Resizing, in_range
 from jc2i.data.splits import split_of, stored_splits
 
 _KEYS = "keys <split>_images and <split>_labels, x_<split> and y_<split>, or images and labels"
@@ -88,15 +88,7 @@ def _images(images: np.ndarray, key: str) -> np.ndarray:
         images = images[..., None]
     if images.ndim != 4 or images.shape[3] not in (1, 3):
         raise invalid(key, f"shape {images.shape}", "[n, h, w] or [n, h, w, c] with c 1 or 3")
-    if images.dtype != np.uint8:
-        if not np.issubdtype(images.dtype, np.floating):
-            raise invalid(key, f"dtype {images.dtype}", "uint8 in 0..255 or float in [0, 1]")
-        # Written so that a NaN is refused too.
-        if not (images.min(initial=0) >= 0 and images.max(initial=0) <= 1):
-            raise invalid(
-                key, f"values from {images.min()} to {images.max()}", "float values in [0, 1]"
-            )
-    return images
+    return in_range(key, images)
 
 
 def _labels(labels: np.ndarray, key: str) -> np.ndarray:

@@ -1,24 +1,19 @@
-"""Pixels: decoding one image file, resizing and cropping, float conversion."""
+"""Pixels: their range, resizing and cropping, float conversion."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
-import os
-from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
-from jc2i.checks import invalid, one_of, require
+from jc2i.checks import describe, invalid, one_of, require
 
-# What Pillow raises on damaged files: SyntaxError for a broken PNG, ValueError for odd headers.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-# Modes of 8 bits a channel. Others (16 bit, float) would be clipped by a conversion, unnoticed.
-_EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "La", "RGBa"}
-
+RANGE_TOLERANCE = 1e-3
+"""How far floats may leave [0, 1] to be clipped to it: a quarter of a byte's step, for rounding."""
 
 _INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -115,7 +110,37 @@ class Resizing:
         return (tall, wide), (round((tall - size[0]) / 2), round((wide - size[1]) / 2))
 
 
-_AS_STORED = Resizing()
+AS_STORED = Resizing()
+
+
+def in_range(
+    argument: str, images: Any
+) -> UInt8[np.ndarray, "*shape"] | Float[np.ndarray, "*shape"]:
+    """Images that are uint8, or float in [0, 1].
+
+    Args:
+      argument: what to call the images in a message.
+      images: uint8 in 0..255 or float in [0, 1]. Floats that leave it by at most
+        `RANGE_TOLERANCE`, as rounding does, are clipped.
+
+    Returns:
+      The images; they are copied only if clipped.
+
+    Raises:
+      ValueError: the images are of another type, NaN, or further outside (floats in 0..255 are no
+        images here: they become white wherever [0, 1] is meant).
+    """
+    images = np.asarray(images)
+    if images.dtype == np.uint8:
+        return images
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise invalid(argument, f"dtype {images.dtype}", "uint8 in 0..255 or float in [0, 1]")
+    low, high = float(images.min(initial=0)), float(images.max(initial=1))
+    # Written so that a NaN is refused too.
+    if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
+        low, high = images.min(), images.max()
+        raise invalid(argument, f"values from {low} to {high}", "float values in [0, 1]")
+    return images if low >= 0 and high <= 1 else np.clip(images, 0, 1)
 
 
 def as_float(
@@ -124,19 +149,17 @@ def as_float(
     """Images as float32 in [0, 1], the range that models take.
 
     Args:
-      images: uint8 in 0..255, which is divided by 255, or float, which is only cast.
+      images: uint8 in 0..255, which is divided by 255, or float in [0, 1], which is cast.
 
     Returns:
       The images as float32.
 
     Raises:
-      ValueError: `images` is neither uint8 nor float.
+      ValueError: `images` is neither uint8 nor float, or leaves [0, 1] by more than 0.001.
     """
-    images = np.asarray(images)
+    images = in_range("images", images)
     if images.dtype == np.uint8:
         return images.astype(np.float32) / np.float32(255)
-    if not np.issubdtype(images.dtype, np.floating):
-        raise invalid("images", f"dtype {images.dtype}", "uint8 in 0..255 or float in [0, 1]")
     return images.astype(np.float32)
 
 
@@ -160,8 +183,11 @@ def resize(
       The images at the new size, uint8 or float32.
 
     Raises:
-      ValueError: an option is out of range.
+      ValueError: an option is out of range; `images` is of another rank or type, or leaves [0, 1]
+        by more than 0.001.
     """
+    images = in_range("images", images)
+    require(images.ndim == 4, "images", describe(images), "[n, height, width, channels]")
     resized = Resizing(check_size(size), crop_fraction, interpolation).arrays(images)
     return resized if resized.dtype == np.uint8 else resized.astype(np.float32)
 
@@ -185,95 +211,3 @@ def check_size(size: Any) -> tuple[int, int]:
     if min(height, width) < 1 or (height, width) != tuple(size):
         raise invalid("size", repr(size), "(height, width) in pixels, both positive integers")
     return height, width
-
-
-def read_image(
-    path: str | os.PathLike[str],
-    *,
-    size: tuple[int, int] | None = None,
-    crop_fraction: float | None = None,
-    interpolation: str = "bicubic",
-    channels: int = 3,
-) -> UInt8[np.ndarray, "height width channels"]:
-    """A photograph's pixels, upright: turned as its camera noted (EXIF), which data sets are not.
-
-    Args:
-      path: the image file.
-      size: height and width in pixels to resize to, or None for the image's own.
-      crop_fraction: None squashes it to `size`; a number in (0, 1] keeps its aspect (see `load`).
-      interpolation: Pillow's filter, `"bicubic"` or `"bilinear"`.
-      channels: 1 for grey, 3 for RGB; what is transparent becomes white.
-
-    Returns:
-      The pixels, 0..255.
-
-    Raises:
-      ValueError: the file is not an image, is truncated, or has more than 8 bits a channel.
-      OSError: it cannot be read.
-    """
-    resizing = Resizing(size, crop_fraction, interpolation)
-    return decode(Path(path).read_bytes(), str(path), channels, resizing, upright=True)
-
-
-def decode(
-    contents: bytes,
-    name: str,
-    channels: int,
-    resizing: Resizing = _AS_STORED,
-    *,
-    upright: bool = False,
-) -> UInt8[np.ndarray, "height width channels"]:
-    """One image file's pixels.
-
-    Args:
-      contents: the file, in any format that Pillow reads with 8 bits a channel.
-      name: what to call the file in a message.
-      channels: 1 for grey, 3 for RGB.
-      resizing: how the image gets its size; as stored by default.
-      upright: whether the image is turned as its camera noted.
-
-    Returns:
-      The pixels, 0..255.
-
-    Raises:
-      ValueError: the file is not an image, is truncated, or has more than 8 bits a channel.
-    """
-    try:
-        with Image.open(io.BytesIO(contents)) as image:
-            if image.mode not in _EIGHT_BIT_MODES:
-                raise invalid(name, f"pixels of mode {image.mode!r}", "8 bits a channel")
-            if upright:
-                ImageOps.exif_transpose(image, in_place=True)
-            if image.has_transparency_data:
-                # What is transparent has any colour: black, often, in a drawing on nothing.
-                layer = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-            pixels = image.convert("L" if channels == 1 else "RGB")
-    except Image.UnidentifiedImageError:
-        raise invalid(name, "a file that is not an image", "an image file") from None
-    except _DAMAGED as error:
-        raise invalid(name, f"a damaged image ({error})", "a whole image file") from error
-    pixels = resizing(pixels)
-    return np.asarray(pixels).reshape(pixels.height, pixels.width, channels)
-
-
-def stored_size(contents: bytes, name: str) -> tuple[int, int]:
-    """An image file's height and width, read from its header alone.
-
-    Args:
-      contents: the file.
-      name: what to call the file in a message.
-
-    Returns:
-      Height and width in pixels.
-
-    Raises:
-      ValueError: the file is not an image.
-    """
-    try:
-        with Image.open(io.BytesIO(contents)) as image:
-            return image.height, image.width
-    except Image.UnidentifiedImageError:
-        raise invalid(name, "a file that is not an image", "an image file") from None
-    except _DAMAGED as error:
-        raise invalid(name, f"a damaged image ({error})", "a whole image file") from error

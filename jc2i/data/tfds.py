@@ -13,6 +13,7 @@ from jc2i.checks import invalid
 from jc2i.data.boxes import DrawnBoxes, placed
 from jc2i.data.dataset import Dataset
 from jc2i.data.encoded import encoded_images
+from jc2i.data.image_files import UPRIGHT, Decoding
 from jc2i.data.pixels import Resizing
 from jc2i.data.splits import split_of, stored_splits
 
@@ -69,6 +70,7 @@ def load_prepared(
     split: str,
     *,
     resizing: Resizing,
+    decoding: Decoding = UPRIGHT,
     channels: int | None = None,
 ) -> Dataset:
     """A prepared image-classification data set, decoded when indexed.
@@ -80,6 +82,7 @@ def load_prepared(
       directory: the folder of one version, as array_record files.
       split: one of `SPLITS`.
       resizing: how each image gets its size.
+      decoding: whether images are turned upright, and how large a file's may be.
       channels: 1 for grey, 3 for RGB, or None for what the data set declares.
 
     Returns:
@@ -134,6 +137,7 @@ def load_prepared(
         lambda index: source[index][image_key],
         resizing=dataclasses.replace(resizing, size=resizing.size or declared_size),
         channels=channels or declared_channels,
+        decoding=decoding,
     )
     # One box an image, or a sequence of them.
     box_key = next(

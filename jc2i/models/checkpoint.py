@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 
 from jc2i.checks import invalid
-from jc2i.models.classifier import Classifier, require_same_shapes, weights, with_weights
+from jc2i.models.classifier import (
+    Classifier,
+    require_same_shapes,
+    require_sound,
+    weights,
+    with_weights,
+)
 from jc2i.models.registry import blank
 
 _DESCRIPTION = "model.json"
@@ -47,10 +53,15 @@ def save(model: Classifier, path: str | os.PathLike[str], *, overwrite: bool = F
             "options": model.options,
             "files": checksums(new / _WEIGHTS),
         }
-        (new / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+        (new / _DESCRIPTION).write_text(json.dumps(description, indent=2, default=_plain) + "\n")
         if path.exists():
             path.rename(Path(scratch) / "old")
         new.rename(path)
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy or JAX number among the options as Python's, which JSON can hold."""
+    return np.asarray(value).tolist()
 
 
 def load_folder(path: Path, options: Mapping[str, Any]) -> Classifier:
@@ -61,17 +72,19 @@ def load_folder(path: Path, options: Mapping[str, Any]) -> Classifier:
       options: what replaces the options that the model was saved with.
 
     Returns:
-      A callable pytree `images -> logits` in evaluation mode, its weights equal to the bit.
+      A callable pytree `images -> logits` in evaluation mode, its weights equal to the bit and of
+      the type they were saved in.
 
     Raises:
-      ValueError: if it is no model of this package, or damaged.
+      ValueError: if it is no model of this package, or damaged, or a weight is NaN or infinite.
     """
     description = _description(path)
     model = blank(description["architecture"], **description["options"] | options)
     values = read_arrays(path / _WEIGHTS)
     expected = {name: value.shape for name, value in weights(model).items()}
     require_same_shapes(str(path), expected, values, f"the weights of {model.architecture}")
-    return with_weights(model, values)
+    require_sound(str(path), values)
+    return with_weights(model, values, cast=False)
 
 
 def _description(path: Path) -> dict[str, Any]:

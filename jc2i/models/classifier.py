@@ -129,19 +129,20 @@ def weights(model: Classifier) -> dict[str, jax.Array]:
 ModelType = TypeVar("ModelType", bound=Classifier)
 
 
-def with_weights(model: ModelType, values: Mapping[str, Any]) -> ModelType:
-    """The same model with other weights, each cast to the type of the one it replaces.
+def with_weights(model: ModelType, values: Mapping[str, Any], *, cast: bool = True) -> ModelType:
+    """The same model with other weights.
 
     Args:
       model: any classifier of this package.
       values: an array for every name that `weights(model)` has.
+      cast: whether each is cast to the type of the one it replaces.
 
     Returns:
       A new model; the one given is unchanged.
     """
     graph, state = nnx.split(model)
     flat = [
-        (path, old.replace(jnp.asarray(values[_name(path)], old.dtype)))
+        (path, old.replace(jnp.asarray(values[_name(path)], old.dtype if cast else None)))
         for path, old in nnx.to_flat_state(state)
     ]
     return nnx.merge(graph, nnx.from_flat_state(flat))
@@ -162,6 +163,44 @@ def require_same_shapes(
         for name, shape in expected.items()
         if name in found and np.shape(found[name]) != shape
     ]
-    problems = {"missing": missing, "surplus": surplus, "misshapen": misshapen}
+    _require_none(source, {"missing": missing, "surplus": surplus, "misshapen": misshapen}, takes)
+
+
+# Of what is wrong with values; of names and shapes all are listed.
+_MOST_NAMED = 4
+_VARIANCES = (".var", ".running_var")
+
+
+def require_sound(source: str, values: Mapping[str, Any]) -> None:
+    """Refuses weights with which no network computes, by name: of some, the first few.
+
+    Args:
+      source: the file, for the message.
+      values: arrays by our or by PyTorch's name.
+
+    Raises:
+      ValueError: some are no floats, NaN or infinite in float32, or variances below 0.
+    """
+    floats = {n: v for n, v in values.items() if jnp.issubdtype(v.dtype, jnp.floating)}
+    # As models compute: what float64 holds may be infinite in float32.
+    with np.errstate(over="ignore"):
+        extremes = {
+            n: np.array([np.min(v, initial=0), np.max(v, initial=0)], np.float32)
+            for n, v in floats.items()
+        }
+    problems = {
+        "no floats": [f"{n} {v.dtype}" for n, v in values.items() if n not in floats],
+        "NaN or infinite": [n for n, found in extremes.items() if not np.isfinite(found).all()],
+        "variances below 0": [
+            n for n, found in extremes.items() if n.endswith(_VARIANCES) and found[0] < 0
+        ],
+    }
+    for names in problems.values():
+        if len(names) > _MOST_NAMED:
+            names[_MOST_NAMED:] = [f"and {len(names) - _MOST_NAMED} more"]
+    _require_none(source, problems, "finite floats, and variances of 0 or more")
+
+
+def _require_none(source: str, problems: Mapping[str, Sequence[str]], takes: str) -> None:
     got = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
     require(not got, "path", f"{source} ({got})", takes)

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 
 from jc2i.checks import invalid
-from jc2i.models.classifier import Classifier, require_same_shapes, weights, with_weights
+from jc2i.models.classifier import (
+    Classifier,
+    require_same_shapes,
+    require_sound,
+    weights,
+    with_weights,
+)
 from jc2i.models.registry import ARCHITECTURES, blank
 from jc2i.models.torch_files import read_torch_file
 
@@ -30,6 +36,7 @@ def from_torch(
     mean: Sequence[float],
     std: Sequence[float],
     normalize: bool = True,
+    averaged: bool = True,
     **options: Any,
 ) -> Classifier:
     """A model with the weights of a PyTorch file, which is read without torch or running its code.
@@ -47,6 +54,9 @@ def from_torch(
       mean: for each channel, what training subtracted from images in [0, 1].
       std: for each channel, what training divided them by.
       normalize: False builds a model that takes images normalised already.
+      averaged: which weights are read from a file that holds both, such as timm's (`state_dict`
+        and `state_dict_ema`) and torchvision's (`model` and `model_ema`): True for the moving
+        average, which is what was evaluated, False for the raw ones (see `read_torch_file`).
       **options: as for `create`.
 
     Returns:
@@ -54,7 +64,8 @@ def from_torch(
 
     Raises:
       ValueError: for a file that is none of these, or whose tensors are not exactly the
-        architecture's: every missing, surplus and misshapen one is named.
+        architecture's: every missing, surplus and misshapen one is named; or for weights that are
+        whole numbers, NaN or infinite, and variances below 0.
     """
     model = blank(name, classes=classes, mean=mean, std=std, normalize=normalize, **options)
     if not hasattr(model, "torch_names"):
@@ -62,7 +73,7 @@ def from_torch(
         raise invalid("name", repr(name), f"one of {', '.join(others)}")
     tensors = {
         tensor: values
-        for tensor, values in read_torch_file(path).items()
+        for tensor, values in read_torch_file(path, averaged=averaged).items()
         if not tensor.endswith("num_batches_tracked")
     }
     ours = {n: value.shape for n, value in weights(model).items()}
@@ -73,6 +84,7 @@ def from_torch(
         tensors,
         f"the tensors of {name} with {model.options}",
     )
+    require_sound(os.fspath(path), tensors)
     return with_weights(model, {n: _from_torch_layout(tensors[torch_name[n]]) for n in ours})
 
 

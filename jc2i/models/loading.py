@@ -29,8 +29,8 @@ def load(
       FileNotFoundError: if it is neither a folder nor a name, or a name whose wheel is not
         installed, saying how to get it.
       ConnectionError: if weights cannot be downloaded, saying where to put them by hand.
-      ValueError: if the folder is no model of this package, or damaged; if a file of weights is
-        not the published one, by its checksum.
+      ValueError: if the folder is no model of this package, or damaged, or a weight is NaN or
+        infinite; if a file of weights is not the published one, by its checksum.
     """
     name = os.fspath(name_or_path)
     asked = {"normalize": normalize, "dtype": dtype}

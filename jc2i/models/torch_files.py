@@ -51,43 +51,58 @@ _PASSED_OVER = {
     ("torch", "device"),
 }
 
-# Under which key a training script's file may hold the weights.
+# Under which key a training script's file may hold the weights, and their moving average.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_AVERAGED = ("state_dict_ema", "model_state_dict_ema", "model_ema", "ema_state_dict", "ema")
+# What modules around a network put before its names: torch.compile, parallel training and
+# torch.optim.swa_utils, Lightning.
+_PREFIXES = ("_orig_mod.", "module.", "model.")
+# How many models torch.optim.swa_utils averaged.
+_COUNTER = "n_averaged"
 
 
-def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def read_torch_file(
+    path: str | os.PathLike[str], *, averaged: bool = True
+) -> dict[str, np.ndarray]:
     """The tensors of a PyTorch weight file by name, without torch and without running its code.
 
     It reads `torch.save`'s zip format, the pickle format of versions before 1.6, and safetensors;
-    a state dict by itself or under `"state_dict"`, `"model_state_dict"`, `"model"` or `"net"`. The
-    prefix `module.` of parallel training is taken off.
+    a state dict by itself or under `"state_dict"`, `"model_state_dict"`, `"model"` or `"net"`, or
+    its moving average under `"state_dict_ema"`, `"model_state_dict_ema"`, `"model_ema"`,
+    `"ema_state_dict"` or `"ema"`. Prefixes that all names have are taken off: `module.` (parallel
+    training), `_orig_mod.` (torch.compile) and `model.` (Lightning), and in one another; the
+    counter `n_averaged` of averaged weights is passed over.
 
     Args:
       path: the file.
+      averaged: which weights are read from a file that holds both: True for the moving average,
+        which is what training loops that keep one evaluate and publish, False for the raw ones.
 
     Returns:
       Read-only arrays; tensors that share storage in the file share memory here.
 
     Raises:
-      ValueError: for a file that is none of these, is truncated, or names anything but tensors and
-        plain values.
+      ValueError: for a file that is none of these, is truncated, names anything but tensors and
+        plain values, or holds averaged weights alone where `averaged` is False.
     """
     data = Path(path).read_bytes()
     try:
         if data.startswith(_ZIP_START):
-            tensors = _read_zip(data)
+            content, storages = _read_zip(data)
         elif data.startswith(_LEGACY_START):
-            tensors = _read_legacy(data)
+            content, storages = _read_legacy(data)
         elif data[8:9] == b"{":
-            tensors = _read_safetensors(path)
+            from safetensors.numpy import load_file
+
+            return _without_prefixes(load_file(path))
         else:
             raise _Refused("empty file" if not data else "unknown format")
+        return _without_prefixes(_state_dict(content, storages, averaged))
     # Unpickling garbage raises errors of almost every kind.
     except Exception as error:
         reason = str(error) if isinstance(error, _Refused) else f"damaged or truncated: {error}"
         takes = "a whole PyTorch weight file (torch.save or safetensors)"
         raise invalid("path", f"{os.fspath(path)} ({reason})", takes) from error
-    return tensors
 
 
 class _Refused(Exception):
@@ -157,7 +172,7 @@ def _unpickle(stream: io.BytesIO) -> tuple[Any, dict[str, tuple[np.dtype, int]]]
     return unpickler.load(), unpickler.storages
 
 
-def _read_zip(data: bytes) -> dict[str, np.ndarray]:
+def _read_zip(data: bytes) -> tuple[Any, dict[str, np.ndarray]]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         # A compressed archive may unpack to any size; torch.save only ever stores.
         if sum(record.file_size for record in archive.infolist()) > len(data):
@@ -174,10 +189,10 @@ def _read_zip(data: bytes) -> dict[str, np.ndarray]:
             key: np.frombuffer(archive.read(f"{folder}data/{key}"), dtype, count=elements)
             for key, (dtype, elements) in stored.items()
         }
-    return _state_dict(content, storages)
+    return content, storages
 
 
-def _read_legacy(data: bytes) -> dict[str, np.ndarray]:
+def _read_legacy(data: bytes) -> tuple[Any, dict[str, np.ndarray]]:
     stream = io.BytesIO(data)
     _magic, protocol, system = (_unpickle(stream)[0] for _ in range(3))
     if protocol != _LEGACY_PROTOCOL or not system["little_endian"]:
@@ -191,26 +206,27 @@ def _read_legacy(data: bytes) -> dict[str, np.ndarray]:
         start = stream.tell() + 8
         storages[key] = np.frombuffer(data, dtype, count=elements, offset=start)
         stream.seek(start + elements * dtype.itemsize)
-    return _state_dict(content, storages)
+    return content, storages
 
 
-def _read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
+def _state_dict(
+    content: Any, storages: Mapping[str, np.ndarray], averaged: bool
+) -> dict[str, np.ndarray]:
+    found = _tensors(content, (*_AVERAGED, *_WRAPPERS) if averaged else _WRAPPERS, set())
+    if not found:
+        alone = not averaged and _tensors(content, (*_AVERAGED, *_WRAPPERS), set())
+        raise _Refused("averaged weights alone" if alone else "no state dict")
+    return {str(name): _array(tensor, storages) for name, tensor in found.items()}
 
-    return _without_prefix(load_file(path))
 
-
-def _state_dict(content: Any, storages: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    while isinstance(content, dict):
-        inner = [content[w] for w in _WRAPPERS if isinstance(content.get(w), dict)]
-        if not inner:
-            break
-        content = inner[0]
-    items = content.items() if isinstance(content, dict) else ()
-    tensors = {str(n): _array(t, storages) for n, t in items if isinstance(t, _Tensor)}
-    if not tensors:
-        raise _Refused("no state dict")
-    return _without_prefix(tensors)
+def _tensors(content: Any, wrappers: tuple[str, ...], seen: set[int]) -> dict[Any, _Tensor]:
+    """The tensors of the innermost dict under the wrappers, of which the first go first."""
+    if not isinstance(content, dict) or id(content) in seen:  # a pickle may hold itself
+        return {}
+    seen.add(id(content))
+    inner = (_tensors(content.get(wrapper), wrappers, seen) for wrapper in wrappers)
+    own = {name: value for name, value in content.items() if isinstance(value, _Tensor)}
+    return next(filter(None, inner), own)
 
 
 def _array(tensor: _Tensor, storages: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -225,7 +241,10 @@ def _array(tensor: _Tensor, storages: Mapping[str, np.ndarray]) -> np.ndarray:
     return as_strided(storage[offset:], shape, steps, writeable=False)
 
 
-def _without_prefix(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    if all(name.startswith("module.") for name in tensors):
-        return {name.removeprefix("module."): values for name, values in tensors.items()}
-    return tensors
+def _without_prefixes(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    found = {n: values for n, values in tensors.items() if n.split(".")[-1] != _COUNTER}
+    while prefix := next((p for p in _PREFIXES if all(n.startswith(p) for n in found)), None):
+        if not found:
+            raise _Refused("no state dict")
+        found = {name.removeprefix(prefix): values for name, values in found.items()}
+    return found

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import bz2
+import gzip
 import tarfile
 
 import numpy as np
@@ -56,3 +58,43 @@ def test_damaged_image_is_named(tmp_path, image_folder):
         file.add(image_folder, "x")
     with pytest.raises(ValueError, match=r"x\.tar:x/train/cow/b\.png: got a file that is not an"):
         data.load(tmp_path / "x.tar", "train")
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tar.bz2"])
+@pytest.mark.parametrize("member", range(4))
+def test_a_flipped_bit_in_any_header_is_refused(image_folder, suffix, member):
+    """tarfile itself takes a damaged header for the end, and the images behind it are missing."""
+    path = image_folder.parent / "x.tar"
+    with tarfile.open(path, "w") as file:
+        file.add(image_folder, "x")
+    with tarfile.open(path) as file:
+        offset = file.getmembers()[member].offset
+    contents = bytearray(path.read_bytes())
+    contents[offset + 100] ^= 1
+    packed = {"tar": bytes, "tar.gz": gzip.compress, "tar.bz2": bz2.compress}[suffix](contents)
+    (image_folder.parent / f"y.{suffix}").write_bytes(packed)
+    with pytest.raises(ValueError, match=r"name_or_path: got .*y\.tar.*, a damaged archive"):
+        data.load(image_folder.parent / f"y.{suffix}", "all")
+
+
+@pytest.mark.parametrize("end", [b"", b"\0" * 512 + b"x" * 512])
+def test_an_archive_ends_in_its_mark(image_folder, end):
+    path = image_folder.parent / "x.tar"
+    with tarfile.open(path, "w") as file:
+        file.add(image_folder, "x")
+        length = file.offset  # of all members
+    for packed in (path, image_folder.parent / "x.tar.gz"):
+        contents = path.read_bytes()[:length] + end
+        packed.write_bytes(gzip.compress(contents) if packed.suffix == ".gz" else contents)
+        with pytest.raises(ValueError, match="a damaged archive .*end"):
+            data.load(packed, "all")
+
+
+def test_the_checksum_of_a_compressed_archive_is_looked_at(archive, image_folder):
+    if archive.suffix != ".gz":
+        pytest.skip("of gzip alone, it is at the end")
+    contents = bytearray(archive.read_bytes())
+    contents[-8] ^= 1
+    archive.write_bytes(contents)
+    with pytest.raises(ValueError, match="a damaged archive .*CRC"):
+        data.load(archive, "all")

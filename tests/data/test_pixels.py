@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from jc2i import data
-from jc2i.data.pixels import Resizing, check_size, decode, stored_size
+from jc2i.data.image_files import decode
+from jc2i.data.pixels import Resizing, check_size
 
 
 def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
@@ -33,6 +35,43 @@ def test_as_float_divides_integers_and_casts_floats():
 def test_as_float_refuses_other_integers():
     with pytest.raises(Exception, match="images"):
         data.as_float(np.array([3]))
+
+
+OUTSIDE = [
+    (np.float32([0.0, 254.3]), "0.0 to 254.3"),
+    (np.float32([0.5, 1.002]), "0.5 to 1.00"),
+    (np.float32([-0.002, 0.5]), "-0.00"),
+    (np.array([0.5, np.nan]), "nan to nan"),
+    (np.array([0.5, np.inf], np.float16), "0.5 to inf"),
+]
+
+
+@pytest.mark.parametrize(("values", "got"), OUTSIDE)
+@pytest.mark.parametrize("reader", ["as_float", "resize", "load"])
+def test_floats_outside_the_range_are_refused_alike(values, got, reader, tmp_path):
+    images = np.broadcast_to(values[:, None, None, None], (2, 4, 4, 3))
+    np.savez(tmp_path / "x.npz", images=images, labels=np.array([0, 1]))
+    read = {
+        "as_float": data.as_float,
+        "resize": lambda images: data.resize(images, (2, 2)),
+        "load": lambda _: data.load(tmp_path / "x.npz", "all"),
+    }
+    with pytest.raises(ValueError, match=f"^images: got values from {got}.*, takes float values"):
+        read[reader](images)
+
+
+def test_floats_that_rounding_left_outside_the_range_are_clipped():
+    np.testing.assert_array_equal(data.as_float(np.array([-9e-4, 0.5, 1.0009])), [0, 0.5, 1])
+
+
+def test_as_float_takes_bfloat16():
+    np.testing.assert_array_equal(data.as_float(np.array([0, 0.5, 1], jnp.bfloat16)), [0, 0.5, 1])
+
+
+@pytest.mark.parametrize("images", [np.zeros((1, 4, 4, 3), int), np.zeros((4, 4, 3))])
+def test_resize_refuses_what_is_no_batch_of_images(images):
+    with pytest.raises(Exception, match="images"):
+        data.resize(images, (2, 2))
 
 
 @pytest.mark.parametrize("size", [(16, 16), (24, 12), (8, 8)])
@@ -136,61 +175,3 @@ def test_boxes_lie_where_the_pixels_went(stored, size, crop_fraction, box):
 def test_resizing_out_of_range_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         data.load("digits", "train", **{"size": (8, 8), **options})
-
-
-def test_decode_gives_the_pixels_and_the_channels_asked_for():
-    colour, grey = noise(4, 5, 3), noise(4, 5)
-    np.testing.assert_array_equal(decode(encoded(colour), "x", 3), colour)
-    np.testing.assert_array_equal(decode(encoded(grey), "x", 1), grey[..., None])
-    np.testing.assert_array_equal(decode(encoded(grey), "x", 3), np.repeat(grey[..., None], 3, 2))
-    assert decode(encoded(colour), "x", 1).shape == (4, 5, 1)
-    assert stored_size(encoded(colour), "x") == (4, 5)
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
-def test_truncated_image_is_refused(kind):
-    contents = encoded(noise(32, 32, 3), kind)
-    with pytest.raises(ValueError, match=r"cat\.jpg: got a damaged image .*, takes a whole image"):
-        decode(contents[: len(contents) // 2], "cat.jpg", 3)
-
-
-@pytest.mark.parametrize("read", [stored_size, lambda contents, name: decode(contents, name, 3)])
-@pytest.mark.parametrize("contents", [b"", b"not an image at all"])
-def test_file_that_is_no_image_is_refused(read, contents):
-    with pytest.raises(ValueError) as refusal:
-        read(contents, "cat.jpg")
-    assert str(refusal.value) == "cat.jpg: got a file that is not an image, takes an image file"
-
-
-def test_image_of_sixteen_bits_is_refused_and_not_clipped():
-    contents = encoded(np.full((4, 4), 4000, np.uint16))
-    with pytest.raises(ValueError, match="deep.png: got pixels of mode 'I;16', takes 8 bits"):
-        decode(contents, "deep.png", 1)
-
-
-def test_what_is_transparent_becomes_white(tmp_path):
-    pixels = np.zeros((4, 6, 4), np.uint8)
-    pixels[:, :3, :] = (200, 0, 0, 255)
-    pixels[:, 3:, 3] = 0
-    path = tmp_path / "drawing.png"
-    Image.fromarray(pixels).save(path)
-    read = data.read_image(path)
-    assert read.shape == (4, 6, 3)
-    np.testing.assert_array_equal(read[:, :3], np.broadcast_to([200, 0, 0], (4, 3, 3)))
-    np.testing.assert_array_equal(read[:, 3:], 255)
-    grey = tmp_path / "grey.png"
-    Image.fromarray(np.dstack([np.full((4, 6), 80, np.uint8), pixels[..., 3]])).save(grey)
-    np.testing.assert_array_equal(data.read_image(grey, channels=1)[0, :, 0], [80] * 3 + [255] * 3)
-
-
-def test_a_photograph_is_turned_as_its_camera_noted(tmp_path):
-    pixels = np.zeros((8, 16, 3), np.uint8)
-    pixels[:, :8] = 250
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the row 0 is at the right
-    path = tmp_path / "photo.png"
-    Image.fromarray(pixels).save(path, exif=exif)
-    turned = data.read_image(path)
-    assert turned.shape == (16, 8, 3) and (turned[:8] == 250).all() and (turned[8:] == 0).all()
-    stored = decode(path.read_bytes(), "photo", 3)
-    np.testing.assert_array_equal(stored, pixels)

@@ -4,10 +4,12 @@ import json
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jc2i import models
+from jc2i.models.classifier import weights, with_weights
 from jc2i.models.registry import blank
 
 
@@ -21,6 +23,9 @@ def model():
 def assert_equal(a, b):
     assert jax.tree.structure(a) == jax.tree.structure(b)
     jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert [leaf.dtype for leaf in jax.tree.leaves(a)] == [
+        leaf.dtype for leaf in jax.tree.leaves(b)
+    ]
 
 
 def test_round_trip_is_equal_to_the_bit(model, tmp_path):
@@ -34,6 +39,62 @@ def test_round_trip_of_batch_norms_and_options(tmp_path):
     model = jax.tree.map(lambda leaf: leaf + 0.125, model)
     models.save(model, tmp_path / "model")
     assert_equal(models.load(tmp_path / "model"), model)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_weights_come_back_in_the_type_they_were_saved_in(model, tmp_path, dtype):
+    cast = jax.tree.map(lambda leaf: leaf.astype(dtype), model)
+    models.save(cast, tmp_path / "model")
+    loaded = models.load(tmp_path / "model")
+    assert_equal(loaded, cast)
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {jnp.dtype(dtype)}
+
+
+SMALL = {"widths": (2, 3), "hidden": 4, "size": 8, "channels": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("small", SMALL | {"dtype": "bfloat16"}),
+        ("small", SMALL | {"normalize": False, "mean": (0.1, 1 / 3, 0.3)}),
+        ("resnet20_cifar", {"shortcut": "B", "channels": 1, "dtype": "bfloat16"}),
+        (
+            "vit_small",
+            {"size": 16, "patch": 8, "width": 8, "depth": 1, "heads": 2, "epsilon": 1e-5},
+        ),
+    ],
+)
+def test_every_kind_of_option_comes_back(name, options, tmp_path):
+    model = blank(name, classes=3, **options)
+    models.save(model, tmp_path / "model")
+    loaded = models.load(tmp_path / "model")
+    assert_equal(loaded, model)
+    assert loaded.dtype == model.dtype and loaded.mean == model.mean
+
+
+def test_options_may_be_numbers_of_numpy(model, tmp_path):
+    model.hidden, model.normalize, model.std = np.int64(5), np.bool_(True), (np.float32(0.3),)
+    models.save(model, tmp_path / "model")
+    loaded = models.load(tmp_path / "model")
+    assert (loaded.hidden, loaded.normalize, loaded.std) == (5, True, (float(np.float32(0.3)),))
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(model, tmp_path, value):
+    values = weights(model)
+    spoilt = values | {"dense.bias": values["dense.bias"].at[1].set(value)}
+    models.save(with_weights(model, spoilt), tmp_path / "model")
+    with pytest.raises(ValueError, match=r"model \(NaN or infinite: dense.bias\), takes finite f"):
+        models.load(tmp_path / "model")
+
+
+def test_variances_below_zero_are_refused_by_name(tmp_path):
+    model = blank("resnet20_cifar", classes=3)
+    spoilt = weights(model) | {"bn1.var": -weights(model)["bn1.var"]}
+    models.save(with_weights(model, spoilt), tmp_path / "model")
+    with pytest.raises(ValueError, match=r"model \(variances below 0: bn1.var\), takes finite f"):
+        models.load(tmp_path / "model")
 
 
 def test_saving_in_training_mode_loads_in_evaluation_mode(tmp_path):

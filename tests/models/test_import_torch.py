@@ -59,6 +59,46 @@ def test_parallel_names_and_counters_are_taken(tmp_path):
     np.testing.assert_array_equal(weights(model)["bn1.mean"], tensors["module.bn1.running_mean"])
 
 
+def test_a_training_loops_averaged_weights_are_imported(save_torch):
+    case = "resnet20_cifar A"
+    raw = drawn(case)
+    mean = {f"module._orig_mod.{name}": values / 2 for name, values in raw.items()}
+    mean |= {"n_averaged": np.array(5), "module._orig_mod.bn1.num_batches_tracked": np.array(5)}
+    path = save_torch({"model": raw, "model_ema": mean})
+    options = CASES[case] | NORMALISATION
+    for averaged, bias in ((True, raw["linear.bias"] / 2), (False, raw["linear.bias"])):
+        model = models.from_torch("resnet20_cifar", path, averaged=averaged, **options)
+        np.testing.assert_array_equal(weights(model)["fc.bias"], bias)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("conv1.weight", lambda v: v * np.nan, "NaN or infinite: conv1.weight"),
+        ("bn1.running_mean", lambda v: v + np.inf, "NaN or infinite: bn1.running_mean"),
+        ("linear.bias", lambda v: v + 1e300, "NaN or infinite: linear.bias"),  # in float32
+        ("bn1.running_var", lambda v: v * 0 - 1e-3, "variances below 0: bn1.running_var"),
+        ("linear.weight", lambda v: v.astype(np.int8), "no floats: linear.weight int8"),
+    ],
+)
+def test_weights_with_which_nothing_computes_are_refused_by_name(name, change, message, tmp_path):
+    tensors = drawn("resnet20_cifar A")
+    changed = np.ascontiguousarray(change(tensors[name].astype(np.float64)))
+    with pytest.raises(ValueError) as error:
+        imported("resnet20_cifar A", tmp_path / "weights", tensors | {name: changed})
+    takes = "takes finite floats, and variances of 0 or more"
+    assert str(error.value) == f"path: got {tmp_path / 'weights'} ({message}), {takes}"
+
+
+def test_of_many_unsound_weights_a_few_are_named(tmp_path):
+    tensors = {
+        name: values * np.float32(np.nan) for name, values in drawn("resnet20_cifar A").items()
+    }
+    with pytest.raises(ValueError, match=r"\(NaN or infinite: (\S+, ){4}and \d+ more\)") as error:
+        imported("resnet20_cifar A", tmp_path / "weights", tensors)
+    assert len(str(error.value)) < 400
+
+
 def test_every_difference_is_named_in_one_error(tmp_path):
     tensors = drawn("resnet20_cifar A")
     del tensors["layer2.1.bn2.running_var"]

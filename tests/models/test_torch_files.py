@@ -179,3 +179,66 @@ def test_damaged_files_are_read_or_refused_and_nothing_else(file, tmp_path):
             read_torch_file(tmp_path / "file")
         except ValueError as error:
             assert str(error).startswith("path: got ")
+
+
+RAW, MEAN = ({"w": np.float32([value])} for value in (1, 2))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": RAW, "state_dict_ema": MEAN, "epoch": 3},  # timm
+        {"model": RAW, "model_ema": {"n_averaged": np.array([7]), "module.w": MEAN["w"]}},
+        {"model_ema": MEAN, "model": RAW},  # whichever is written first
+        {"net": RAW, "ema": {"state_dict": MEAN}},
+        {"model": {"state_dict": RAW, "ema_state_dict": MEAN}},
+    ],
+)
+def test_averaged_weights_are_read_unless_the_raw_ones_are_asked_for(content, save_torch):
+    path = save_torch(content)
+    assert {n: v.tolist() for n, v in read_torch_file(path).items()} == {"w": [2]}
+    raw = read_torch_file(path, averaged=False)
+    assert {n: v.tolist() for n, v in raw.items()} == {"w": [1]}
+
+
+@pytest.mark.parametrize("average", [None, {}, {"decay": 0.9}])
+def test_a_file_without_an_average_gives_the_raw_weights(average, save_torch):
+    path = save_torch({"state_dict": RAW, "state_dict_ema": average, "ema": average})
+    for averaged in (True, False):
+        assert read_torch_file(path, averaged=averaged)["w"].tolist() == [1]
+
+
+def test_raw_weights_that_are_not_there_are_not_replaced(save_torch):
+    with pytest.raises(ValueError, match=r"\(averaged weights alone\)"):
+        read_torch_file(save_torch({"state_dict_ema": MEAN}), averaged=False)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["module.", "_orig_mod.", "model.", "module._orig_mod.", "_orig_mod.module.", "model.module."],
+)
+def test_what_modules_around_a_network_put_before_its_names_is_taken_off(prefix, save_torch):
+    content = {f"{prefix}conv.w": RAW["w"], f"{prefix}model.b": RAW["w"]}
+    assert read_torch_file(save_torch(content)).keys() == {"conv.w", "model.b"}
+    counted = content | {"n_averaged": np.array(7)}
+    assert read_torch_file(save_torch(counted)).keys() == {"conv.w", "model.b"}
+
+
+def test_a_prefix_that_some_names_lack_stays(save_torch):
+    content = {"model.w": RAW["w"], "model.b": RAW["w"], "criterion.w": RAW["w"]}
+    assert read_torch_file(save_torch(content)).keys() == content.keys()
+
+
+@pytest.mark.parametrize("keys", [("model",), ("model", "state_dict", "net", "ema", "model_ema")])
+def test_a_pickle_that_holds_itself_is_refused(keys, tmp_path):
+    content = {}
+    content |= dict.fromkeys(keys, content)
+    path = tmp_path / "file"
+    path.write_bytes(as_zip(pickle.dumps(content, protocol=2), path))
+    with pytest.raises(ValueError, match=r"\(no state dict\)"):
+        read_torch_file(path)
+
+
+def test_a_counter_alone_is_no_network(save_torch):
+    with pytest.raises(ValueError, match=r"\(no state dict\)"):
+        read_torch_file(save_torch({"n_averaged": np.array(7)}))
