@@ -36,6 +36,46 @@ def require(condition: bool | np.bool_, argument: str, got: object, takes: str) 
         raise invalid(argument, got, takes)
 
 
+def native(value: Any) -> Any:
+    """An array in the byte order of this machine, which is the only one that JAX takes."""
+    swapped = isinstance(value, np.ndarray) and not value.dtype.isnative
+    return value.astype(value.dtype.newbyteorder("=")) if swapped else value
+
+
+def number(argument: str, got: Any, takes: str = "a number above 0") -> Any:
+    """A finite number above zero: Python's, NumPy's, an array of rank 0, or one being traced."""
+    if isinstance(got, Tracer) and got.ndim == 0 and jnp.issubdtype(got.dtype, jnp.floating):
+        return got
+    item = _item(got)
+    real = isinstance(item, int | float) and not isinstance(item, bool) and 0 < item < np.inf
+    require(real, argument, describe(got), takes)
+    return float(item)
+
+
+def whole(argument: str, got: Any, takes: str = "a whole number above 0", least: int = 1) -> int:
+    """A whole number of at least `least`: Python's, NumPy's or an array of rank 0."""
+    item = _item(got)
+    fits = isinstance(item, int) and not isinstance(item, bool) and item >= least
+    require(fits, argument, describe(got), takes)
+    return item
+
+
+def flag(argument: str, got: Any) -> bool:
+    """A truth value: Python's, NumPy's or an array of rank 0."""
+    item = _item(got)
+    require(isinstance(item, bool), argument, describe(got), "True or False")
+    return item
+
+
+def _item(value: Any) -> Any:
+    """What Python has for a NumPy scalar or an array of rank 0."""
+    scalar = isinstance(value, np.generic | np.ndarray | jax.Array) and not np.ndim(value)
+    if not scalar or isinstance(value, Tracer):
+        return value
+    is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return value if is_key else np.asarray(value).item()
+
+
 def one_of(argument: str, got: object, choices: tuple[str, ...]) -> None:
     """Refuses a word that is none of the choices."""
     require(got in choices, argument, repr(got), " or ".join(map(repr, choices)))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Bool, Num
 
 from jc2i.checks import Array, invalid, one_of
 
@@ -40,7 +40,11 @@ _MAP_COLOURS = "magma"
 
 def saliency_grid(
     images: Num[Array, "images height width channel"],
-    maps: Mapping[str, Num[Array, "_images _map_height _map_width"]],
+    maps: Mapping[
+        str,
+        Num[Array, "_images _map_height _map_width"]
+        | Bool[Array, "_images _map_height _map_width"],
+    ],
     *,
     titles: Sequence[str] | None = None,
 ) -> Figure:
@@ -82,7 +86,7 @@ def saliency_grid(
             axes[0, column].set_title(titles[column], fontsize=8)
     extent = (0, images.shape[2], images.shape[1], 0)
     for row, row_maps in enumerate(maps.values(), start=1):
-        for column, saliency in enumerate(np.asarray(row_maps)):
+        for column, saliency in enumerate(np.asarray(row_maps, np.float64)):
             axes[row, column].imshow(saliency, cmap=_MAP_COLOURS, extent=extent)
     for panel, name in zip(axes[:, 0], names, strict=True):
         panel.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
@@ -91,7 +95,7 @@ def saliency_grid(
 
 def saliency_overlay(
     image: Num[Array, "height width channel"],
-    saliency_map: Num[Array, "map_height map_width"],
+    saliency_map: Num[Array, "map_height map_width"] | Bool[Array, "map_height map_width"],
     *,
     alpha: float = 0.6,
     title: str = "",
@@ -120,7 +124,8 @@ def saliency_overlay(
     axes.set_title(title)
     extent = (0, width, height, 0)
     axes.imshow(image.mean(-1), cmap="gray", vmin=0, vmax=1, extent=extent)
-    overlay = axes.imshow(np.asarray(saliency_map), cmap=_MAP_COLOURS, alpha=alpha, extent=extent)
+    shown = np.asarray(saliency_map, np.float64)
+    overlay = axes.imshow(shown, cmap=_MAP_COLOURS, alpha=alpha, extent=extent)
     low, high = overlay.get_clim()
     scale = figure.colorbar(overlay, ax=axes, label="importance of the pixel")
     scale.set_ticks([low, high], labels=["least", "most"])

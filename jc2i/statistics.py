@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Num
 from scipy import stats
 
+from jc2i import checks
 from jc2i.checks import Array, invalid
 
 
@@ -134,7 +135,7 @@ def ratio_interval(
     kept = outcomes[~np.isnan(outcomes)]
     if not np.isin(kept, (0, 1)).all():
         raise invalid("outcomes", f"the values {np.unique(kept)[:5]}", "0 and 1")
-    _check_options(level=level, resamples=1)
+    level = _level(level)
     dropped = len(outcomes) - len(kept)
     if not len(kept):
         return Interval(np.nan, np.nan, np.nan, 0, dropped)
@@ -173,6 +174,9 @@ def statistic_interval(
     Raises:
       ValueError: when the arrays differ in their number of images, or an option is out of range.
     """
+    checks.require(callable(function), "function", checks.describe(function), "a function")
+    if not isinstance(arrays, list | tuple):
+        raise invalid("arrays", checks.describe(arrays), "a tuple of arrays")
     hosted = [np.asarray(array) for array in arrays]
     counts = sorted({array.shape[0] if array.ndim else 0 for array in hosted})
     if len(counts) != 1 or counts[0] == 0:
@@ -200,8 +204,10 @@ def _bootstrap(
     resamples: int,
     seed: int,
 ) -> Interval:
-    _check_options(level=level, resamples=resamples)
-    if method not in ("percentile", "basic", "BCa"):
+    level = _level(level)
+    resamples = checks.whole("resamples", resamples, "an integer, at least 1")
+    seed = checks.whole("seed", seed, "an integer, at least 0", least=0)
+    if not (isinstance(method, str) and method in ("percentile", "basic", "BCa")):
         raise invalid("method", repr(method), "'percentile', 'basic' or 'BCa'")
     if not len(values):
         return Interval(np.nan, np.nan, np.nan, 0, dropped)
@@ -233,14 +239,16 @@ def _bootstrap(
 
 
 def _vector(argument: str, values: Array) -> np.ndarray:
-    values = np.asarray(values, np.float64)
+    values = np.asarray(values)
+    real = np.can_cast(values.dtype, np.float64, "same_kind")
+    checks.require(real, argument, checks.describe(values), "real numbers, one an image")
     if values.ndim != 1:
         raise invalid(argument, f"an array of shape {values.shape}", "one value an image")
-    return values
+    return values.astype(np.float64)
 
 
-def _check_options(*, level: float, resamples: int) -> None:
-    if not 0 < level < 1:
-        raise invalid("level", level, "a number in (0, 1)")
-    if resamples < 1:
-        raise invalid("resamples", resamples, "an integer, at least 1")
+def _level(level: float) -> float:
+    takes = "a number in (0, 1)"
+    number = checks.number("level", level, takes)
+    checks.require(number < 1, "level", level, takes)
+    return number

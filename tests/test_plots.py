@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 
+import ml_dtypes
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -58,6 +59,20 @@ def test_saliency_overlay_lays_the_map_over_the_whole_image():
     assert above.get_alpha() == 0.3
     assert below.get_extent() == above.get_extent()
     assert figure.axes[0].get_title() == "a title"
+
+
+@pytest.mark.parametrize("dtype", [bool, "u1", "f2", ">f4", ml_dtypes.bfloat16])
+def test_maps_of_any_dtype_are_shown(untyped, dtype):
+    maps = np.arange(4).reshape(1, 2, 2).astype(dtype)
+    figure = drawn(plots.saliency_grid(np.zeros((1, 2, 2, 1)), {"m": maps}))
+    np.testing.assert_array_equal(shown_images(figure.axes[1])[0], maps[0].astype(float))
+    drawn(plots.saliency_overlay(np.zeros((2, 2, 1)), maps[0]))
+
+
+def test_maps_of_a_range_beyond_the_largest_float_are_shown():
+    maps = np.array([[[3e38, -3e38], [0, 1]]], np.float32)
+    drawn(plots.saliency_grid(np.zeros((1, 2, 2, 1)), {"m": maps}))
+    drawn(plots.saliency_overlay(np.zeros((2, 2, 1)), maps[0]))
 
 
 def test_reliability_diagram_draws_the_bins_that_hold_images():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 from scipy import stats
@@ -122,6 +123,52 @@ def test_bca_corrects_a_biased_statistic_where_percentiles_do_not():
     percentile = statistic_interval(np.var, (values,))
     corrected = statistic_interval(np.var, (values,), method="BCa")
     assert corrected.low > percentile.low and corrected.high > percentile.high
+
+
+def test_the_interval_of_a_mean_is_bca_and_not_percentiles():
+    values = np.random.default_rng(7).exponential(size=20) ** 2
+    low, high = {}, {}
+    for method in ("BCa", "percentile"):
+        random = np.random.default_rng(0)
+        interval = stats.bootstrap(
+            (values,), np.mean, method=method, n_resamples=2000, rng=random, batch=100
+        )
+        low[method], high[method] = interval.confidence_interval
+    got = mean_interval(values)
+    np.testing.assert_allclose(got[1:3], [low["BCa"], high["BCa"]], rtol=1e-12)
+    assert high["BCa"] > 1.1 * high["percentile"]
+
+
+def test_numpy_scalars_half_floats_and_truth_values_are_numbers(untyped):
+    values = np.array([0.5, 1, 2, 4])
+    expected = mean_interval(values, level=0.5, resamples=50, seed=3)
+    options = {"level": np.array(0.5), "resamples": np.int64(50), "seed": np.array(3)}
+    for dtype in (np.float16, ">f4", ml_dtypes.bfloat16):
+        assert mean_interval(values.astype(dtype), **options) == expected
+    assert ratio_interval(values > 1).estimate == 0.5
+
+
+@pytest.mark.parametrize("option", ["level", "resamples", "seed"])
+@pytest.mark.parametrize("value", ["a", None, -1, True, np.nan, [1]])
+def test_options_of_a_wrong_type_are_refused(untyped, option, value):
+    with pytest.raises(ValueError, match=f"^{option}: got .*, takes "):
+        mean_interval(np.arange(5.0), **{option: value})
+
+
+@pytest.mark.parametrize("values", [["a", "b"], [1j, 2], [None, 1.0]])
+def test_values_that_are_no_real_numbers_are_refused(untyped, values):
+    values = np.array(values)
+    with pytest.raises(ValueError, match=r"^values: got .*\[2\], takes real numbers"):
+        mean_interval(values)
+    with pytest.raises(ValueError, match=r"^after: got .*\[2\], takes real numbers"):
+        paired_difference(np.zeros(2), values)
+
+
+def test_an_array_where_a_tuple_of_arrays_is_meant_is_refused(untyped):
+    with pytest.raises(ValueError, match=r"arrays: got float64\[2, 3\], takes a tuple of arrays"):
+        statistic_interval(np.mean, np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="function: got 'mean', takes a function"):
+        statistic_interval("mean", (np.zeros(3),))
 
 
 def test_bca_falls_back_to_percentiles_where_it_is_undefined():

@@ -3,8 +3,8 @@
 calibration    expected_calibration_error, reliability_curve, brier_score, ... (one number each)
 fidelity       deletion_curve, insertion_curve, random_deletion_curve, superpixels, area,
                better_than_random
-complexity     otsu_total_variation, otsu_foreground
-similarity     structural_similarity
+complexity     otsu_total_variation, otsu_foreground, sparseness, entropy
+similarity     structural_similarity, spearman
 stability      lipschitz
 """
 
@@ -19,17 +19,22 @@ from jc2i.metrics.calibration import (
     negative_log_likelihood,
     reliability_curve,
 )
-from jc2i.metrics.complexity import otsu_foreground, otsu_total_variation
+from jc2i.metrics.complexity import (
+    entropy,
+    otsu_foreground,
+    otsu_total_variation,
+    sparseness,
+)
 from jc2i.metrics.fidelity import (
     area,
     better_than_random,
     deletion_curve,
     insertion_curve,
     random_deletion_curve,
-    superpixels,
 )
-from jc2i.metrics.similarity import structural_similarity
+from jc2i.metrics.similarity import spearman, structural_similarity
 from jc2i.metrics.stability import lipschitz
+from jc2i.metrics.superpixels import superpixels
 
 __all__ = [
     "ReliabilityCurve",
@@ -38,6 +43,7 @@ __all__ = [
     "brier_score",
     "classwise_calibration_error",
     "deletion_curve",
+    "entropy",
     "expected_calibration_error",
     "insertion_curve",
     "lipschitz",
@@ -47,6 +53,8 @@ __all__ = [
     "otsu_total_variation",
     "random_deletion_curve",
     "reliability_curve",
+    "sparseness",
+    "spearman",
     "structural_similarity",
     "superpixels",
 ]

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jc2i import checks, masking, removal, streaming
@@ -197,33 +196,6 @@ def better_than_random(
     areas, random_areas = jnp.asarray(areas), jnp.asarray(random_areas)
     scored = jnp.isfinite(areas) & jnp.isfinite(random_areas)
     return jnp.where(scored, (areas < random_areas).astype(areas.dtype), jnp.nan)
-
-
-def superpixels(
-    images: Float[checks.Array, "batch height width channel"], count: int = 100
-) -> Int[np.ndarray, "batch height width"]:
-    """SLIC superpixels of each image (Achanta et al. 2012), computed on the host.
-
-    Args:
-      images: images in [0, 1].
-      count: superpixels asked for; scikit-image returns about as many (55-120 for 100).
-
-    Returns:
-      Integers [batch, height, width]: each pixel's superpixel, from 0.
-
-    Raises:
-      ValueError: if the images are no batch, or `count` is below 1.
-    """
-    from skimage.segmentation import slic
-
-    images = checks.finite_batch("images", images, 4, "batch, height, width, channel")
-    checks.positive(count=count)
-    colour = images.shape[-1] == 3
-    batch = np.asarray(images, np.float64)
-    segment = [
-        slic(x, n_segments=count, start_label=0, channel_axis=-1, convert2lab=colour) for x in batch
-    ]
-    return np.stack(segment).astype(np.int32)
 
 
 def removal_order(

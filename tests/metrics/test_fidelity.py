@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from skimage.segmentation import slic
 
 from jc2i import metrics, parallel
 from jc2i.removal import gaussian_blur
@@ -276,24 +275,6 @@ def test_better_than_random():
     np.testing.assert_array_equal(got, [1, 0, 0, np.nan, np.nan])
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_superpixels_are_scikit_images(channels):
-    images = np.random.default_rng(0).random((2, 24, 20, channels)).astype("f4").cumsum(1) / 24
-    got = metrics.superpixels(images, 20)
-    expected = [
-        slic(
-            one.astype(float),
-            n_segments=20,
-            start_label=0,
-            channel_axis=-1,
-            convert2lab=channels == 3,
-        )
-        for one in images
-    ]
-    np.testing.assert_array_equal(got, expected)
-    assert got.min() == 0 and got.max() > 5
-
-
 def deletion(model, images, targets, maps, segments, keys, **options):
     return metrics.deletion_curve(model, images, targets, maps, steps=12, **options)
 
@@ -375,10 +356,3 @@ def test_random_deletion_refuses_bad_input(untyped, model, images, changed, mess
     arguments = {"key": KEY, "segments": segments_of_rows()} | changed
     with pytest.raises(ValueError, match=message):
         metrics.random_deletion_curve(model, images, TARGETS, **arguments)
-
-
-def test_superpixels_refuse_bad_input(untyped):
-    with pytest.raises(ValueError, match="images: got uint8"):
-        metrics.superpixels(np.zeros((1, 8, 8, 3), "u1"))
-    with pytest.raises(ValueError, match="count: got 0, takes a number above 0"):
-        metrics.superpixels(np.zeros((1, 8, 8, 3), "f4"), 0)

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
+from scipy.signal import convolve2d
 from skimage.metrics import structural_similarity as reference
 
-from jc2i.metrics import structural_similarity
+from jc2i import normalize
+from jc2i.metrics import spearman, structural_similarity
+from jc2i.metrics.similarity import _structural_similarity
 
 
 def pairs(shape, count=6, seed=0):
@@ -20,7 +25,7 @@ def pairs(shape, count=6, seed=0):
 @pytest.mark.parametrize("shape", [(32, 32), (16, 16), (11, 40)])
 def test_equals_scikit_image(shape):
     first, second = pairs(shape)
-    got = structural_similarity(first, second)
+    got = structural_similarity(first, second, data_range=1.0)
     expected = [
         reference(a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1)
         for a, b in zip(first, second, strict=True)
@@ -44,6 +49,153 @@ def test_is_symmetric_and_one_for_equal_maps():
     np.testing.assert_allclose(structural_similarity(first, first), 1, atol=1e-6)
     zeros = np.zeros((2, 16, 16), "f4")  # what a constant map becomes when it is normalised
     np.testing.assert_allclose(structural_similarity(zeros, zeros), 1, atol=1e-6)
+
+
+def in_float64(first, second, data_range):
+    """Wang et al. 2004, in double precision."""
+    weights = np.exp(-0.5 * ((np.arange(11) - 5) / 1.5) ** 2)
+    kernel = np.outer(weights, weights) / weights.sum() ** 2
+
+    def mean(values):
+        return convolve2d(values, kernel, "valid")
+
+    a, b = first.astype(np.float64), second.astype(np.float64)
+    m_a, m_b = mean(a), mean(b)
+    s_a, s_b, s_ab = mean(a * a) - m_a**2, mean(b * b) - m_b**2, mean(a * b) - m_a * m_b
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    numerator = (2 * m_a * m_b + c1) * (2 * s_ab + c2)
+    return (numerator / ((m_a**2 + m_b**2 + c1) * (s_a + s_b + c2))).mean()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-2, 1e-4, 1e-30, 1e30, 255.0])
+def test_the_range_of_raw_maps_is_their_own(scale):
+    """Two unrelated maps: under a range of 1 those of range 1e-4 were .999998 alike."""
+    first, second = np.random.default_rng(0).random((2, 1, 32, 32)).astype("f4")
+    a, b = first * np.float32(scale), second * np.float32(scale)
+    got = structural_similarity(a, b, data_range=scale)
+    np.testing.assert_allclose(got, -0.051125, atol=1e-5)
+    both = np.stack([first, second])
+    np.testing.assert_allclose(
+        structural_similarity(a, b), in_float64(first[0], second[0], np.ptp(both)), atol=1e-5
+    )
+
+
+def test_each_pair_has_its_own_range():
+    first, second = pairs((16, 16))
+    scales = np.array([1, 10, 1e-3, 5, 1e4, 1e-6], "f4")[:, None, None]
+    np.testing.assert_allclose(
+        structural_similarity(first * scales, second * scales),
+        structural_similarity(first, second),
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("offset", [0, 10, 1000, -1e4])
+def test_moments_of_a_far_off_map_do_not_cancel(offset):
+    random = np.random.default_rng(1)
+    first, second = (
+        np.kron(random.random((4, 4)), np.ones((8, 8))).astype("f4") + np.float32(offset)
+        for _ in range(2)
+    )
+    for data_range in (1.0, None):
+        largest = np.ptp([first, second]) if data_range is None else data_range
+        got = structural_similarity(first[None], second[None], data_range=data_range)
+        np.testing.assert_allclose(got, in_float64(first, second, largest), atol=2e-5)
+
+
+def test_normalised_maps_have_a_range_of_one():
+    first, second = pairs((16, 16))
+    first, second = np.asarray(normalize(first)), np.asarray(normalize(second))
+    np.testing.assert_allclose(
+        structural_similarity(first, second),
+        structural_similarity(first, second, data_range=1.0),
+        atol=1e-6,
+    )
+
+
+def test_constant_maps():
+    ones = np.ones((4, 12, 12), "f4")
+    levels = np.array([0, 1, -2, 3e38], "f4")[:, None, None]
+    np.testing.assert_allclose(structural_similarity(ones * levels, ones * levels), 1, rtol=1e-6)
+    # (2 a b + c1) / (a^2 + b^2 + c1) with c1 = (.01 |a - b|)^2.
+    got = structural_similarity(ones[:3] * levels[:3], np.full((3, 12, 12), 2.0, "f4"))
+    by_hand = [4e-4 / (4 + 4e-4), (4 + 1e-4) / (5 + 1e-4), (-8 + 16e-4) / (8 + 16e-4)]
+    np.testing.assert_allclose(got, by_hand, atol=1e-6)
+
+
+def test_a_sweep_of_ranges_and_sigmas_compiles_once(untyped):
+    first, second = pairs((13, 17))
+    structural_similarity(first, second, data_range=1.0, sigma=1.0)
+    before = _structural_similarity._cache_size()
+    for value in (0.5, np.float32(2), np.array(3), jnp.float32(4)):
+        structural_similarity(first, second, data_range=value, sigma=value)
+    assert _structural_similarity._cache_size() == before
+
+
+def test_spearman_equals_scipys_ties_and_all():
+    random = np.random.default_rng(0)
+    first = random.normal(size=(5, 9, 7)).astype("f4")
+    first[1:3] = np.round(first[1:3])  # many ties
+    second = first + random.normal(size=first.shape).astype("f4")
+    second[2] = np.round(second[2])
+    second[3], second[4] = -np.exp(first[3]), first[4]
+    expected = [
+        stats.spearmanr(a.ravel(), b.ravel())[0] for a, b in zip(first, second, strict=True)
+    ]
+    np.testing.assert_allclose(spearman(first, second), expected, atol=1e-6)
+    assert expected[3] == pytest.approx(-1) and expected[4] == pytest.approx(1)
+    expected = [
+        stats.spearmanr(np.abs(a).ravel(), np.abs(b).ravel())[0]
+        for a, b in zip(first, second, strict=True)
+    ]
+    np.testing.assert_allclose(spearman(first, second, absolute=True), expected, atol=1e-6)
+
+
+def test_spearman_worked_by_hand():
+    """Ranks 1 2 3 4 against 2 1 4 3: 1 - 6 * 4 / (4 * 15) = .6; opposite maps of one sign."""
+    first = np.array([[[1, 2], [3, 4]], [[1, 2], [3, 4]]], np.uint8)
+    second = np.array([[[20, 10], [40, 30]], [[-1, -2], [-3, -4]]], np.int16)
+    np.testing.assert_allclose(spearman(first, second), [0.6, -1], rtol=1e-6)
+    np.testing.assert_allclose(spearman(first, second, absolute=True), [0.6, 1], rtol=1e-6)
+
+
+def test_spearman_of_a_constant_map_is_zero():
+    ramp, flat = np.arange(16.0, dtype="f4").reshape(1, 4, 4), np.full((1, 4, 4), 0.3, "f4")
+    assert spearman(ramp, flat)[0] == spearman(flat, ramp)[0] == spearman(flat, flat)[0] == 0
+    signs = np.where(ramp % 2 == 0, 1, -1).astype("f4")
+    assert spearman(signs, signs, absolute=True)[0] == 0 and spearman(signs, signs)[0] == 1
+
+
+def test_spearman_of_a_large_map():
+    first, second = np.random.default_rng(0).normal(size=(2, 1, 224, 224)).astype("f4")
+    second = np.round(first + 2 * second, 1)
+    expected = stats.spearmanr(first.ravel(), second.ravel())[0]
+    np.testing.assert_allclose(spearman(first, second), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("absolute", ["yes", None, 1, np.nan])
+def test_spearman_refuses_bad_input(untyped, absolute):
+    maps = np.zeros((1, 4, 4), "f4")
+    with pytest.raises(ValueError, match="absolute: got .*, takes True or False"):
+        spearman(maps, maps, absolute=absolute)
+    with pytest.raises(ValueError, match=r"second: got float32\[1, 4, 3\], takes .*\[1, 4, 4\]"):
+        spearman(maps, maps[..., :3])
+
+
+@pytest.mark.parametrize("value", ["wide", 2.5j, True, np.nan, np.inf, -1, [1.0], np.ones(1)])
+@pytest.mark.parametrize("option", ["data_range", "window", "sigma"])
+def test_refuses_options_of_a_wrong_type(untyped, option, value):
+    maps = np.zeros((1, 12, 12), "f4")
+    with pytest.raises(ValueError, match=f"^{option}: got .*, takes "):
+        structural_similarity(maps, maps, **{option: value})
+
+
+def test_numpy_scalars_and_arrays_of_rank_0_are_numbers(untyped):
+    first, second = pairs((16, 16))
+    expected = structural_similarity(first, second, window=7, sigma=2.0, data_range=2.0)
+    for kind in (np.array, jnp.asarray, np.float32):
+        options = {"window": np.array(7), "sigma": kind(2.0), "data_range": kind(2.0)}
+        np.testing.assert_array_equal(structural_similarity(first, second, **options), expected)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
