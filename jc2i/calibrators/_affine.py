@@ -98,12 +98,12 @@ def fit(features: jax.Array, labels: jax.Array, start: jax.Array, penalties: Pen
         wide = jnp.float64 if concrete else dtype
         inputs = (features, start, penalties)
         inputs = jax.tree.map(lambda array: jnp.asarray(array, wide), inputs)
-        result, right, raw_right, counts = _fit(inputs[0], labels, *inputs[1:])
+        result, right, raw_right, class_missing = _fit(inputs[0], labels, *inputs[1:])
         slope = result.slope.astype(jnp.float32)
         weight, bias = result.weight.astype(dtype), result.bias.astype(dtype)
         result = Fit(weight, bias, slope, result.steps)
     if concrete:
-        _warn(result, penalties, bool(right), bool(raw_right), int(counts.min()) == 0)
+        _warn(result, penalties, bool(right), bool(raw_right), bool(class_missing))
     return result
 
 
@@ -187,7 +187,7 @@ def _fit(
     right = jnp.all(jnp.argmax(apply(weight, features) + bias, axis=1) == labels)
     raw_right = jnp.all(jnp.argmax(features, axis=1) == labels)
     counts = jnp.bincount(labels, length=features.shape[1])
-    return Fit(weight, bias, last.slope, last.steps), right, raw_right, counts
+    return Fit(weight, bias, last.slope, last.steps), right, raw_right, jnp.any(counts == 0)
 
 
 # A change of variables, not of the problem. In these the curvatures are nearly alike, so L-BFGS
