@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jc2i import checks
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
+
+LONGEST = 100
+"""Characters of a refused value that are repeated in the message."""
+
+ROW_TOLERANCE = 1e-3
+"""How near to 1 the rows of logits sum that are taken for probabilities."""
 
 
 def public(
@@ -19,11 +30,13 @@ def public(
     """Decorates a function `(scores, labels, ...)`: it refuses bad input before tracing.
 
     Values are looked at only where there are any: under `jit`, `vmap` and `grad` shapes and dtypes
-    alone are checked.
+    alone are checked. The function is always called with every option, so equal calls spelled
+    differently compile once.
 
     Args:
       scores: the name of the argument that holds scores[batch, classes].
-      check: further refusals, given the arguments by name, defaults included.
+      check: further refusals, given the arguments by name, defaults included; it may replace an
+        option by an equal one of the type that the function computes with.
 
     Returns:
       The decorator; the function keeps its signature and documentation.
@@ -37,16 +50,154 @@ def public(
             bound = signature.bind(*arguments, **options)
             bound.apply_defaults()
             values = bound.arguments
-            values[scores] = checks.finite_batch(scores, values[scores], 2, "batch, classes")
-            batch, classes = values[scores].shape
-            checks.require(classes >= 2, scores, f"{classes} class", "at least 2 classes")
-            values["labels"] = checks.class_indices(
-                "labels", values["labels"], batch, classes, f"rows of {scores}"
-            )
-            if check is not None:
-                check(values)
-            return function(*bound.args, **bound.kwargs)
+            with own_promotion():
+                _check_scores(scores, values)
+                if check is not None:
+                    check(values)
+                return function(*bound.args, **bound.kwargs)
 
         return wrapper
 
     return decorate
+
+
+@contextlib.contextmanager
+def own_promotion() -> Iterator[None]:
+    """JAX's usual promotion, whatever the user asks of their own code.
+
+    NaN is allowed too: it is what an empty bin holds, and the arguments are checked.
+    """
+    with (
+        jax.numpy_rank_promotion("allow"),
+        jax.numpy_dtype_promotion("standard"),
+        jax.debug_nans(False),
+    ):
+        yield
+
+
+def _check_scores(scores: str, values: dict[str, Any]) -> None:
+    takes = "floats[batch, classes]"
+    got = numeric(scores, values[scores], takes)
+    values[scores] = checks.finite_batch(scores, got, 2, "batch, classes")
+    batch, classes = values[scores].shape
+    checks.require(classes >= 2, scores, f"{classes} class", "at least 2 classes")
+    takes = f"integers[batch], one for each of the {batch} rows of {scores}"
+    labels = values["labels"]
+    if isinstance(labels, list | tuple):
+        try:
+            labels = np.asarray(labels)
+        except ValueError:  # rows of unequal lengths
+            raise checks.invalid("labels", shortened(labels), takes) from None
+    labels = numeric("labels", labels, takes)
+    values["labels"] = checks.class_indices("labels", labels, batch, classes, f"rows of {scores}")
+    concrete = checks.is_concrete(values[scores])
+    if scores == "logits" and concrete and _are_probabilities(values[scores]):
+        takes = "logits, unnormalised; of probabilities p, pass log(p)"
+        raise checks.invalid("logits", "probabilities (rows in [0, 1] that sum to 1)", takes)
+
+
+def numeric(argument: str, value: Any, takes: str) -> jax.Array | np.ndarray:
+    """An array of numbers in this machine's byte order; anything else is refused."""
+    if not isinstance(value, jax.Array | np.ndarray):
+        raise checks.invalid(argument, shortened(value), takes)
+    if isinstance(value, np.ndarray) and not value.dtype.isnative:
+        value = value.astype(value.dtype.newbyteorder("="))
+    if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
+        raise checks.invalid(argument, checks.describe(value), takes)
+    return value
+
+
+def _are_probabilities(logits: jax.Array) -> bool:
+    with jax.ensure_compile_time_eval():
+        return bool(_sum_to_one(logits))
+
+
+@jax.jit
+def _sum_to_one(logits: jax.Array) -> jax.Array:
+    sums = jnp.sum(widened(logits), axis=1)
+    inside = (jnp.min(logits) >= 0) & (jnp.max(logits) <= 1)
+    return inside & (jnp.max(jnp.abs(sums - 1)) < ROW_TOLERANCE)
+
+
+def widened(values: Any) -> jax.Array:
+    """An array of at least float32, in which sums are exact enough."""
+    values = jnp.asarray(values)
+    return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)
+
+
+def number(values: dict[str, Any], name: str, takes: str, valid: Callable[[float], bool]) -> None:
+    """Replaces a numeric option by an array of rank 0, traced and so never recompiled for.
+
+    Args:
+      values: the arguments by name; without the option nothing is done.
+      name: of the option: a number, a NumPy scalar, an array of rank 0 or a tracer of one.
+      takes: what the refusal says.
+      valid: whether a number is in range; NaN never is.
+
+    Raises:
+      ValueError: for anything else, and for numbers out of range.
+    """
+    if name not in values:
+        return
+    got = values[name]
+    if isinstance(got, bool) or not isinstance(got, int | float | np.generic | checks.Array):
+        raise checks.invalid(name, shortened(got), takes)
+    if not checks.is_concrete(got):
+        checks.require(got.shape == () and _real(got.dtype), name, checks.describe(got), takes)
+        values[name] = widened(got)
+        return
+    array = np.asarray(got)
+    if array.shape != () or not _real(array.dtype):
+        raise checks.invalid(name, shortened(got), takes)
+    checks.require(valid(float(array)), name, shortened(got), takes)
+    wide = any(jnp.asarray(v).dtype == jnp.float64 for v in _scores(values))
+    values[name] = array.astype(np.float64 if wide else np.float32)
+
+
+def _scores(values: dict[str, Any]) -> list[Any]:
+    return [values[name] for name in ("logits", "probabilities") if name in values]
+
+
+def _real(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+
+
+def whole(values: dict[str, Any], name: str) -> None:
+    """Replaces a count by a Python integer above 0; refuses anything else."""
+    if name not in values:
+        return
+    got = values[name]
+    if isinstance(got, np.integer | np.ndarray | jax.Array) and checks.is_concrete(got):
+        array = np.asarray(got)
+        got = int(array) if array.shape == () and array.dtype.kind in "iu" else got
+    valid = isinstance(got, int) and not isinstance(got, bool) and got > 0
+    checks.require(valid, name, shortened(got), "a whole number above 0")
+    values[name] = got
+
+
+def flag(values: dict[str, Any], name: str) -> None:
+    """Replaces a choice of two by a Python bool; refuses anything else."""
+    if name in values:
+        got = values[name]
+        checks.require(isinstance(got, bool | np.bool_), name, shortened(got), "True or False")
+        values[name] = bool(got)
+
+
+def word(values: dict[str, Any], name: str, choices: tuple[str, ...]) -> None:
+    """Refuses an option that is none of the words."""
+    if name in values:
+        valid = isinstance(values[name], str) and values[name] in choices
+        takes = " or ".join(map(repr, choices))
+        checks.require(valid, name, shortened(values[name]), takes)
+
+
+def shortened(value: Any) -> str:
+    """How a message says a value: an array by dtype and shape, a long list by its length."""
+    if hasattr(value, "shape") and value.shape != ():
+        return checks.describe(value)
+    if isinstance(value, list | tuple) and len(value) > 8:
+        return f"a {type(value).__name__} of {len(value)} entries"
+    if isinstance(value, np.generic | np.ndarray | jax.Array) and checks.is_concrete(value):
+        value = np.asarray(value).item()
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

@@ -23,6 +23,19 @@ def test_mean_interval_agrees_with_student_on_normal_values():
     assert interval.count == 400
 
 
+def test_mean_interval_is_scipys_bca_and_not_the_percentiles():
+    values = np.random.default_rng(3).exponential(size=30) ** 2
+    low, high = {}, {}
+    for method in ("BCa", "percentile"):
+        result = stats.bootstrap((values,), np.mean, method=method, n_resamples=20_000, rng=1)
+        low[method], high[method] = result.confidence_interval
+    interval = mean_interval(values, resamples=20_000)
+    apart = high["BCa"] - high["percentile"]
+    assert apart > 0.1
+    assert interval.high == pytest.approx(high["BCa"], abs=apart / 3)
+    assert interval.low == pytest.approx(low["BCa"], abs=(low["BCa"] - low["percentile"]) / 3)
+
+
 def test_mean_interval_covers_the_true_mean_as_often_as_it_says():
     random = np.random.default_rng(1)
     # Exponential values are skewed; the true mean is 1.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections.abc import Callable
@@ -9,14 +10,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jc2i import checks
+from jc2i import checks, labelled
 
-TOLERANCE = 1e-6
+TOLERANCE = {np.float32: 1e-6, np.float64: 1e-9}
 """Largest absolute slope at the end, in the variables of the search."""
 
-ROUNDING = 1e-7
-"""A relative decrease of the loss below which it is float32's rounding."""
+CONVERGED = 1e-7
+"""Largest absolute slope of a fit in float64 of which no warning says that it is not at its end."""
+
+ROUNDING = {np.float32: 1e-7, np.float64: 1e-15}
+"""A relative decrease of the loss below which it is rounding."""
 
 STALL = 50
 """Steps without a smaller loss or slope after which what is left is rounding."""
@@ -66,17 +71,17 @@ def penalties(
 
 def check(values: dict[str, Any]) -> None:
     """Refuses penalties that are not finite, or below zero."""
-    if "regularization" in values:
-        checks.one_of("regularization", values["regularization"], ("l2", "odir"))
+    labelled.word(values, "regularization", ("l2", "odir"))
     for name in ("l2", "off_diagonal", "bias_weight"):
-        got = values.get(name, 0)
-        if checks.is_concrete(got):
-            takes = "a finite number of at least 0"
-            checks.require(0 <= float(got) < math.inf, name, got, takes)
+        takes = "a finite number of at least 0"
+        labelled.number(values, name, takes, lambda got: 0 <= got < math.inf)
 
 
 def fit(features: jax.Array, labels: jax.Array, start: jax.Array, penalties: Penalties) -> Fit:
     """Minimises mean NLL + sum(penalty * parameter^2) from a start, by L-BFGS, to convergence.
+
+    In float64 wherever there are values: with a small penalty the loss is so flat that float32's
+    rounding hides a slope that leads far. Under `jit` and `vmap` in the dtype of the features.
 
     Args:
       features: what the affine map is applied to, [batch, classes].
@@ -87,9 +92,18 @@ def fit(features: jax.Array, labels: jax.Array, start: jax.Array, penalties: Pen
     Returns:
       The affine map. A warning says where the likelihood has no finite optimum.
     """
-    result, right, raw_right, counts = _fit(features, labels, start, penalties)
-    if checks.is_concrete(result.weight, *penalties):
-        _warn(result, penalties, bool(right), bool(raw_right), int(counts.min()) == 0)
+    dtype = labelled.widened(features).dtype
+    concrete = checks.is_concrete(features, labels, *penalties)
+    with jax.enable_x64(True) if concrete else contextlib.nullcontext():
+        wide = jnp.float64 if concrete else dtype
+        inputs = (features, start, penalties)
+        inputs = jax.tree.map(lambda array: jnp.asarray(array, wide), inputs)
+        result, right, raw_right, class_missing = _fit(inputs[0], labels, *inputs[1:])
+        slope = result.slope.astype(jnp.float32)
+        weight, bias = result.weight.astype(dtype), result.bias.astype(dtype)
+        result = Fit(weight, bias, slope, result.steps)
+    if concrete:
+        _warn(result, penalties, bool(right), bool(raw_right), bool(class_missing))
     return result
 
 
@@ -102,9 +116,9 @@ def _warn(
         message = "the hold-out has no finite optimum: no row of it is classified wrongly"
     elif free_bias and class_missing:
         message = "the hold-out has no finite optimum: a class is missing from it"
-    elif not result.slope < 100 * TOLERANCE:
+    elif not result.slope < CONVERGED:
         left = f"a slope of {float(result.slope):.1e} is left after {int(result.steps)} steps"
-        message = f"the fit did not converge: {left}"
+        message = f"the fit did not converge: {left} (converged: {CONVERGED:.0e})"
     else:
         return
     consequence = "the parameters are finite but arbitrary; a penalty or more rows would fix them"
@@ -127,8 +141,8 @@ def _fit(
 ) -> tuple[Fit, jax.Array, jax.Array, jax.Array]:
     import optax
 
-    dtype = jnp.promote_types(features.dtype, jnp.float32)
-    features, start = features.astype(dtype), start.astype(dtype)
+    dtype = features.dtype
+    tolerance, rounding = (limits[dtype.type] for limits in (TOLERANCE, ROUNDING))
     variables = _diagonal if start.ndim == 1 else _whitened
     parameters, scores, natural = variables(features, start, penalties)
     rows = jnp.arange(len(labels))
@@ -150,7 +164,7 @@ def _fit(
         parameters = optax.apply_updates(search.parameters, updates)
         slope = _largest(optax.tree.get(state, "grad"))
         value = optax.tree.get(state, "value")
-        better = (slope < search.best_slope) | (value < search.best_loss * (1 - ROUNDING))
+        better = (slope < search.best_slope) | (value < search.best_loss * (1 - rounding))
         return _Search(
             parameters,
             state,
@@ -163,7 +177,7 @@ def _fit(
 
     def unfinished(search: _Search) -> jax.Array:
         stalled = search.since_best >= STALL
-        return (search.slope > TOLERANCE) & ~stalled & (search.steps < MAX_STEPS)
+        return (search.slope > tolerance) & ~stalled & (search.steps < MAX_STEPS)
 
     infinity = jnp.asarray(jnp.inf, dtype)
     zero = jnp.asarray(0)
@@ -173,7 +187,7 @@ def _fit(
     right = jnp.all(jnp.argmax(apply(weight, features) + bias, axis=1) == labels)
     raw_right = jnp.all(jnp.argmax(features, axis=1) == labels)
     counts = jnp.bincount(labels, length=features.shape[1])
-    return Fit(weight, bias, last.slope, last.steps), right, raw_right, counts
+    return Fit(weight, bias, last.slope, last.steps), right, raw_right, jnp.any(counts == 0)
 
 
 # A change of variables, not of the problem. In these the curvatures are nearly alike, so L-BFGS

@@ -36,8 +36,11 @@ class Dirichlet:
         Raises:
           ValueError: if it was fitted for another number of classes.
         """
-        _classes.check(self, logits, weight=2, bias=1)
-        return _affine.apply(jnp.asarray(self.weight), jax.nn.log_softmax(logits)) + self.bias
+
+        def calibrated(logits: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
+            return _affine.apply(weight, jax.nn.log_softmax(logits)) + bias
+
+        return _classes.apply(self, logits, calibrated, weight=2, bias=1)
 
 
 @labelled.public("logits", _affine.check)
@@ -74,7 +77,7 @@ def fit_dirichlet(
       ValueError: for logits that are empty, not finite or not of rank 2, for labels that are not
         one class a row, for another regularization and for negative weights.
     """
-    features = jax.nn.log_softmax(jnp.asarray(logits))
+    features = jax.nn.log_softmax(labelled.widened(logits))
     classes = features.shape[1]
     penalties = _affine.penalties(regularization, l2, off_diagonal, bias_weight, classes)
     result = _affine.fit(features, jnp.asarray(labels), jnp.eye(classes), penalties)

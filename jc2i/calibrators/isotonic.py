@@ -31,9 +31,9 @@ class Isotonic:
         the logarithm finite.
     """
 
-    thresholds: Any
-    values: Any
-    floor: Any
+    thresholds: Any = dataclasses.field(metadata={"values": "not falling"})
+    values: Any = dataclasses.field(metadata={"values": "not falling"})
+    floor: Any = dataclasses.field(metadata={"values": "above 0"})
 
     def __call__(self, logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
         """Returns the logarithm of the calibrated probabilities.
@@ -41,11 +41,13 @@ class Isotonic:
         Raises:
           ValueError: if it was fitted for another number of classes.
         """
-        _classes.check(self, logits, thresholds=2, values=2, floor=0)
-        probabilities = jax.nn.softmax(logits)
-        interpolate = jax.vmap(jnp.interp, in_axes=(-1, -1, -1), out_axes=-1)
-        fitted = interpolate(probabilities, self.thresholds, self.values)
-        return jax.nn.log_softmax(jnp.log(jnp.maximum(fitted, self.floor)))
+
+        def calibrated(logits: jax.Array, knots: jax.Array, values: jax.Array, floor: jax.Array):
+            interpolate = jax.vmap(jnp.interp, in_axes=(-1, -1, -1), out_axes=-1)
+            fitted = interpolate(jax.nn.softmax(logits), knots, values)
+            return jax.nn.log_softmax(jnp.log(jnp.maximum(fitted, floor)))
+
+        return _classes.apply(self, logits, calibrated, thresholds=2, values=2, floor=0)
 
 
 def _check(values: dict[str, Any]) -> None:
@@ -53,7 +55,7 @@ def _check(values: dict[str, Any]) -> None:
     checks.require(
         checks.is_concrete(values["logits"], values["labels"]), "logits", "a tracer", takes
     )
-    checks.require(0 < values["floor"] < 1, "floor", values["floor"], "a number between 0 and 1")
+    labelled.number(values, "floor", "a number between 0 and 1", lambda got: 0 < got < 1)
 
 
 @labelled.public("logits", _check)
@@ -61,12 +63,12 @@ def fit_isotonic(
     logits: Float[Array, "batch classes"],
     labels: Int[Array, " batch"],
     *,
-    floor: float = 1e-6,
+    floor: float | Float[Array, ""] = 1e-6,
 ) -> Isotonic:
     """Fits one isotonic regression a class, that class against the rest, on a hold-out.
 
     min over rising f_k of sum_i (f_k(softmax(z_i)_k) - [y_i = k])^2, by pool adjacent violators
-    (scikit-learn, on the host). Zadrozny and Elkan 2002.
+    (SciPy, on the host in float64). Zadrozny and Elkan 2002.
 
     Args:
       logits: uncalibrated scores of the hold-out.
@@ -80,21 +82,30 @@ def fit_isotonic(
       ValueError: for logits that are empty, not finite, not of rank 2 or traced, for labels that
         are not one class a row, and for a floor out of range.
     """
-    from sklearn.isotonic import IsotonicRegression
-
-    probabilities = np.asarray(jax.nn.softmax(jnp.asarray(logits, jnp.float32)))
-    thresholds, values = [], []
-    for label, scores in enumerate(probabilities.T):
-        regression = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
-        regression.fit(scores, np.asarray(labels) == label)
-        thresholds.append(regression.X_thresholds_)
-        values.append(regression.y_thresholds_)
-    return Isotonic(_padded(thresholds), _padded(values), jnp.float32(floor))
+    probabilities = np.asarray(jax.nn.softmax(labelled.widened(logits)))
+    right = np.asarray(labels)[:, None] == np.arange(probabilities.shape[1])
+    knots = [_knots(*column) for column in zip(probabilities.T, right.T, strict=True)]
+    thresholds, values = (_padded(columns) for columns in zip(*knots, strict=True))
+    dtype = probabilities.dtype
+    return Isotonic(
+        jnp.asarray(thresholds, dtype), jnp.asarray(values, dtype), jnp.asarray(floor, dtype)
+    )
 
 
-def _padded(knots: list[np.ndarray]) -> jax.Array:
+def _knots(scores: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rising function of one class: the ends of its constant pieces, and its values there."""
+    from scipy.optimize import isotonic_regression
+
+    thresholds, index, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    frequencies = np.bincount(index, right) / counts
+    values = isotonic_regression(frequencies, weights=counts.astype(float)).x
+    differs = values[1:] != values[:-1]
+    ends = np.append(True, differs) | np.append(differs, True)
+    return thresholds[ends], values[ends]
+
+
+def _padded(knots: tuple[np.ndarray, ...]) -> np.ndarray:
     """One array[knots, classes]: the last knot is repeated, which changes no interpolation."""
     # A function needs two knots to be interpolated.
     longest = max(2, *map(len, knots))
-    columns = [np.pad(column, (0, longest - len(column)), mode="edge") for column in knots]
-    return jnp.asarray(np.stack(columns, axis=1), jnp.float32)
+    return np.stack([np.pad(knot, (0, longest - len(knot)), mode="edge") for knot in knots], axis=1)

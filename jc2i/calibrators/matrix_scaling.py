@@ -35,8 +35,11 @@ class MatrixScaling:
         Raises:
           ValueError: if it was fitted for another number of classes.
         """
-        _classes.check(self, logits, weight=2, bias=1)
-        return _affine.apply(jnp.asarray(self.weight), jnp.asarray(logits)) + self.bias
+
+        def calibrated(logits: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
+            return _affine.apply(weight, logits) + bias
+
+        return _classes.apply(self, logits, calibrated, weight=2, bias=1)
 
 
 @labelled.public("logits", _affine.check)

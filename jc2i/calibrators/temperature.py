@@ -19,6 +19,9 @@ from jc2i.checks import Array
 TOLERANCE = 1e-6
 """The last Newton step in log T: a relative accuracy of the temperature."""
 
+RANGE = (1e-3, 1e3)
+"""Temperatures that are sought, relative to the logits' scale."""
+
 MAX_STEPS = 100
 """Never reached: bisection alone needs log2(log(bounds) / TOLERANCE) steps, about 25."""
 
@@ -34,7 +37,7 @@ class Temperature:
       temperature: T, an array of rank 0 above 0; above 1 it lowers the confidence.
     """
 
-    temperature: Any
+    temperature: Any = dataclasses.field(metadata={"values": "above 0"})
 
     def __call__(self, logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
         """Returns the calibrated logits.
@@ -42,14 +45,25 @@ class Temperature:
         Raises:
           ValueError: if the temperature is several, stacked, outside `vmap`.
         """
-        _classes.check(self, logits, temperature=0)
-        return jnp.asarray(logits) / self.temperature
+        return _classes.apply(self, logits, jnp.divide, temperature=0)
 
 
 def _check_bounds(values: dict[str, Any]) -> None:
-    low, high = bounds = values["bounds"]
-    takes = "two finite temperatures, 0 < lower < upper"
-    checks.require(0 < low < high < math.inf, "bounds", bounds, takes)
+    bounds = values["bounds"]
+    if bounds is None:
+        return
+    takes = "two finite temperatures, 0 < lower < upper, or None"
+    pair = isinstance(bounds, tuple | list) and len(bounds) == 2
+    checks.require(pair, "bounds", labelled.shortened(bounds), takes)
+    ends = dict(zip("01", bounds, strict=True))
+    for end in ends:
+        try:
+            labelled.number(ends, end, takes, lambda got: 0 < got < math.inf)
+        except ValueError:
+            raise checks.invalid("bounds", labelled.shortened(bounds), takes) from None
+    low, high = map(float, bounds)
+    checks.require(low < high, "bounds", labelled.shortened(bounds), takes)
+    values["bounds"] = (low, high)
 
 
 @labelled.public("logits", _check_bounds)
@@ -57,7 +71,7 @@ def fit_temperature(
     logits: Float[Array, "batch classes"],
     labels: Int[Array, " batch"],
     *,
-    bounds: tuple[float, float] = (0.01, 100.0),
+    bounds: tuple[float, float] | None = None,
 ) -> Temperature:
     """Fits the temperature of maximum likelihood on a hold-out.
 
@@ -67,31 +81,34 @@ def fit_temperature(
     Args:
       logits: uncalibrated scores of the hold-out.
       labels: its classes, in [0, classes).
-      bounds: the lowest and highest temperature. The likelihood has its optimum outside any
-        bounds if no row is classified wrongly (T -> 0), or if the labels do not go with the
-        logits (T -> infinity): then the temperature is the bound, and a warning says so.
+      bounds: the lowest and highest temperature; None for a thousandth and a thousand times the
+        logits' scale, the mean distance of a logit from its label's. The likelihood has its
+        optimum outside any bounds if no row is classified wrongly (T -> 0), or if the labels do
+        not go with the logits (T -> infinity): then the temperature is the bound, and a warning
+        says so.
 
     Returns:
-      The calibrator.
+      The calibrator. Where all logits of each row are equal, every temperature is as likely: 1.
 
     Raises:
-      ValueError: for logits that are empty, not finite or not of rank 2, for labels that are not
-        one class a row, and for bounds out of order.
+      ValueError: for logits that are empty, not finite or not of rank 2, for probabilities passed
+        as logits, for labels that are not one class a row, and for bounds out of order.
     """
-    low, high = (jnp.float32(math.log(bound)) for bound in bounds)
-    log_temperature = _maximum_likelihood(jnp.asarray(logits), jnp.asarray(labels), low, high)
+    logs = None if bounds is None else jnp.log(jnp.asarray(bounds, jnp.float32))
+    log_temperature, logs = _maximum_likelihood(jnp.asarray(logits), jnp.asarray(labels), logs)
     if checks.is_concrete(log_temperature):
-        _warn_at_bounds(float(log_temperature), bounds)
+        _warn_at_bounds(float(log_temperature), [float(log) for log in logs])
     return Temperature(jnp.exp(log_temperature))
 
 
-def _warn_at_bounds(log_temperature: float, bounds: tuple[float, float]) -> None:
+def _warn_at_bounds(log_temperature: float, log_bounds: list[float]) -> None:
+    bounds = [float(f"{math.exp(log):.6g}") for log in log_bounds]
     why = (
         "no row of the hold-out is classified wrongly, or hardly one",
         "the labels do not go with the logits",
     )
-    for bound, reason in zip(bounds, why, strict=True):
-        if abs(log_temperature - math.log(bound)) < 1e-4:
+    for bound, log, reason in zip(bounds, log_bounds, why, strict=True):
+        if abs(log_temperature - log) < 1e-4:
             warnings.warn(
                 f"the likelihood has no maximum between the temperatures {bounds}: {reason}; "
                 f"the temperature is the bound {bound}",
@@ -110,14 +127,24 @@ class _Search(NamedTuple):
 
 @jax.jit
 def _maximum_likelihood(
-    logits: jax.Array, labels: jax.Array, low: jax.Array, high: jax.Array
-) -> jax.Array:
-    dtype = jnp.promote_types(logits.dtype, jnp.float32)
-    logits = logits.astype(dtype)
+    logits: jax.Array, labels: jax.Array, log_bounds: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """The logarithms of the temperature, and of the bounds that it was sought in."""
+    logits = labelled.widened(logits)
+    dtype = logits.dtype
     # Relative to the label's logit, every term of the slope is small where the model is right:
     # nothing cancels in float32.
     margins = logits - jnp.take_along_axis(logits, labels[:, None], axis=1)
-    low, high = low.astype(dtype), high.astype(dtype)
+    # The search is in units of their scale; the largest comes first, so that no sum overflows.
+    largest = jnp.max(jnp.abs(margins))
+    flat = largest == 0
+    margins = margins / jnp.where(flat, 1, largest)
+    mean = jnp.where(flat, 1, jnp.mean(jnp.abs(margins)))
+    margins = margins / mean
+    log_scale = jnp.where(flat, 0, jnp.log(largest) + jnp.log(mean))
+    if log_bounds is None:
+        log_bounds = log_scale + jnp.log(jnp.asarray(RANGE, dtype))
+    low, high = log_bounds.astype(dtype) - log_scale
 
     def step(search: _Search) -> _Search:
         inverse = jnp.exp(-search.log_temperature)
@@ -126,8 +153,9 @@ def _maximum_likelihood(
         too_low = slope > 0
         low = jnp.where(too_low, search.log_temperature, search.low)
         high = jnp.where(too_low, search.high, search.log_temperature)
-        newton = search.log_temperature + slope / (inverse * curvature)
-        inside = (newton > low) & (newton < high)  # false for 0 / 0
+        curved = inverse * curvature
+        newton = search.log_temperature + slope / jnp.where(curved > 0, curved, 1)
+        inside = (curved > 0) & (newton > low) & (newton < high)
         following = jnp.where(inside, newton, (low + high) / 2)
         change = jnp.abs(following - search.log_temperature)
         return _Search(following, low, high, change, search.steps + 1)
@@ -137,7 +165,8 @@ def _maximum_likelihood(
 
     start = jnp.clip(jnp.zeros((), dtype), low, high)
     search = _Search(start, low, high, jnp.asarray(jnp.inf, dtype), jnp.asarray(0))
-    return jax.lax.while_loop(unfinished, step, search).log_temperature
+    found = jax.lax.while_loop(unfinished, step, search).log_temperature
+    return jnp.where(flat, start, found) + log_scale, log_bounds
 
 
 @functools.partial(jax.jit, inline=True)

@@ -35,8 +35,11 @@ class VectorScaling:
         Raises:
           ValueError: if it was fitted for another number of classes.
         """
-        _classes.check(self, logits, scale=1, bias=1)
-        return jnp.asarray(logits) * self.scale + self.bias
+
+        def calibrated(logits: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+            return logits * scale + bias
+
+        return _classes.apply(self, logits, calibrated, scale=1, bias=1)
 
 
 @labelled.public("logits", _affine.check)

@@ -124,3 +124,16 @@ def test_refuses_another_number_of_classes():
 def test_refuses_options_out_of_range(hold_out, options, message):
     with pytest.raises(ValueError, match=message):
         calibrators.fit_dirichlet(*hold_out(0), **options)
+
+
+@pytest.mark.parametrize("l2", [1e-2, 1e-4, 1e-6])
+def test_a_small_penalty_is_fitted_to_the_end(hold_out, likelihood, affine_optimum, l2):
+    logits, labels = hold_out(0)
+    fitted = calibrators.fit_dirichlet(logits, labels, l2=l2)
+    weight, bias = np.asarray(fitted.weight, float), np.asarray(fitted.bias, float)
+    # The features are float32's: the fit is compared, not the rounding of its input.
+    features = np.asarray(jax.nn.log_softmax(jnp.asarray(logits)), float)
+    loss = -log_softmax(features @ weight.T + bias, axis=1)[np.arange(len(labels)), labels].mean()
+    loss += l2 * ((weight**2).sum() + (bias**2).sum())
+    optimum = affine_optimum(features, labels, np.full((4, 4), l2), np.full(4, l2))
+    assert loss <= optimum + 1e-8

@@ -14,6 +14,7 @@ CALIBRATORS = [
     calibrators.MatrixScaling(jnp.arange(9.0).reshape(3, 3), jnp.ones(3)),
     calibrators.Dirichlet(jnp.eye(3) / 3, jnp.arange(3.0)),
     calibrators.Isotonic(jnp.ones((5, 3)), jnp.zeros((5, 3)), jnp.float32(1e-6)),
+    calibrators.Histogram(jnp.ones((4, 3)), jnp.zeros((5, 3)), jnp.float32(1e-6)),
 ]
 
 
@@ -75,7 +76,7 @@ def test_other_files_are_refused(tmp_path):
     for path in (text, array):
         with pytest.raises(ValueError, match="got another or a damaged file"):
             calibrators.load(path)
-    with pytest.raises(ValueError, match="got no class name, takes a calibrator: one of Identity"):
+    with pytest.raises(ValueError, match="got no class name, takes a calibrator: one of Dirichlet"):
         calibrators.load(foreign)
 
 
@@ -107,6 +108,42 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path):
 
 
 def test_other_objects_are_not_saved(tmp_path):
-    with pytest.raises(ValueError, match="^calibrator: got .* takes one of Identity, Temperature"):
+    with pytest.raises(ValueError, match="^calibrator: got .* takes one of Dirichlet, Histogram"):
         calibrators.save(jnp.ones(3), tmp_path / "file.npz")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "temperature",
+    [2, 1.7, np.float64(1.7), np.array(1.7), np.int64(2), jnp.bfloat16(2), np.float16(2)],
+    ids=lambda value: type(value).__name__,
+)
+def test_numbers_come_back_as_they_were(tmp_path, temperature):
+    calibrators.save(calibrators.Temperature(temperature), tmp_path / "file.npz")
+    loaded = calibrators.load(tmp_path / "file.npz").temperature
+    assert loaded == temperature and jnp.result_type(loaded) == jnp.result_type(temperature)
+    assert np.asarray(loaded).dtype == np.asarray(temperature).dtype
+
+
+@pytest.mark.parametrize(
+    "kind, leaves, message",
+    [
+        ("Temperature", {"temperature": 0.0}, "takes temperature above 0"),
+        ("Temperature", {"temperature": -1.0}, "takes temperature above 0"),
+        ("Temperature", {"temperature": np.nan}, "takes finite"),
+        ("Temperature", {"temperature": True}, "takes finite"),
+        ("Temperature", {"temperature": np.ones(3)}, "takes rank 0"),
+        ("MatrixScaling", {"weight": np.ones((4, 3)), "bias": np.ones(3)}, "one number of classes"),
+        (
+            "Isotonic",
+            {"thresholds": np.eye(3)[::-1], "values": np.ones((3, 3)), "floor": 1e-6},
+            "takes thresholds not falling",
+        ),
+    ],
+)
+def test_what_load_refuses_save_refuses(tmp_path, kind, leaves, message):
+    with pytest.raises(ValueError, match=message):
+        calibrators.save(getattr(calibrators, kind)(**leaves), tmp_path / "saved.npz")
+    np.savez(tmp_path / "file.npz", allow_pickle=False, calibrator=np.asarray(kind), **leaves)
+    with pytest.raises(ValueError, match=message):
+        calibrators.load(tmp_path / "file.npz")

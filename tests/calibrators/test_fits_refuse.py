@@ -13,6 +13,7 @@ FITS = [
     calibrators.fit_matrix_scaling,
     calibrators.fit_dirichlet,
     calibrators.fit_isotonic,
+    calibrators.fit_histogram,
 ]
 LOGITS = np.eye(3, dtype=np.float32)
 LABELS = np.arange(3)
@@ -39,6 +40,11 @@ def _with(value: float) -> np.ndarray:
         (LOGITS[0], LABELS, r"^logits: got float32\[3\], takes floats\[batch, classes\]"),
         (LOGITS[:, :1], LABELS, "^logits: got 1 class, takes at least 2 classes"),
         (LOGITS.astype(int), LABELS, r"^logits: got int64\[3, 3\], takes floats"),
+        (LOGITS, LABELS, r"^logits: got probabilities .* pass log\(p\)"),
+        (LOGITS, LABELS + 2**40, "^labels: got class 10995"),
+        (list(range(5000)), LABELS, "^logits: got a list of 5000 entries, takes floats"),
+        (LOGITS.astype(complex), LABELS, r"^logits: got complex128\[3, 3\], takes floats"),
+        (LOGITS.astype(str), LABELS, r"^logits: got <U32\[3, 3\], takes floats"),
         ("logits.npz", LABELS, "^logits: got 'logits.npz', takes floats"),
     ],
 )

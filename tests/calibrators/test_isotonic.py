@@ -4,10 +4,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.optimize import isotonic_regression
 from sklearn.isotonic import IsotonicRegression
 
 from jc2i import calibrators
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    return np.asarray(jax.nn.softmax(jnp.asarray(logits)))
+
+
+def test_tiny_probabilities_are_told_apart():
+    random = np.random.default_rng(0)
+    rare = np.linspace(-25, -11.6, 1184).astype(np.float32)
+    labels = (random.random(1184) < np.linspace(0, 1, 1184)).astype(int)
+    logits = np.stack([np.zeros_like(rare), rare], axis=1)
+    fitted = calibrators.fit_isotonic(logits, labels)
+    scores = _softmax(logits)[:, 1]
+    assert len(np.unique(scores)) == 1184 and scores.max() < 1e-5
+    expected = isotonic_regression(labels.astype(float)).x
+    got = np.interp(scores, fitted.thresholds[:, 1], fitted.values[:, 1])
+    np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
 def test_is_scikit_learns_regression_renormalised(hold_out):
@@ -17,8 +34,9 @@ def test_is_scikit_learns_regression_renormalised(hold_out):
     columns = []
     for label in range(4):
         regression = IsotonicRegression(out_of_bounds="clip")
-        regression.fit(softmax(logits, axis=1)[:, label], labels == label)
-        columns.append(regression.predict(softmax(unseen, axis=1)[:, label]))
+        # Given float32 it would merge probabilities closer than 1e-6.
+        regression.fit(_softmax(logits)[:, label].astype(float), labels == label)
+        columns.append(regression.predict(_softmax(unseen)[:, label].astype(float)))
     expected = np.maximum(np.stack(columns, axis=1), 1e-4)
     expected /= expected.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(np.exp(fitted(unseen)), expected, atol=2e-5)

@@ -58,8 +58,21 @@ def test_labels_always_right_give_the_lower_bound_and_a_warning(hold_out):
 def test_labels_against_the_logits_give_the_upper_bound_and_a_warning(hold_out):
     logits, _ = hold_out(0)
     with pytest.warns(RuntimeWarning, match="the labels do not go with the logits"):
-        fitted = calibrators.fit_temperature(logits, logits.argmin(1))
+        fitted = calibrators.fit_temperature(logits, logits.argmin(1), bounds=(0.01, 100.0))
     np.testing.assert_allclose(fitted.temperature, 100, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-4, 1e4, 1e30])
+def test_the_temperature_is_found_at_any_scale_of_the_logits(hold_out, scale):
+    logits, labels = hold_out(0)
+    fitted = calibrators.fit_temperature(logits, labels).temperature
+    scaled = calibrators.fit_temperature(logits * np.float32(scale), labels).temperature
+    np.testing.assert_allclose(scaled / np.float32(scale), fitted, rtol=1e-4)
+
+
+def test_flat_logits_have_the_temperature_one():
+    fitted = calibrators.fit_temperature(np.full((5, 3), 2, np.float32), np.arange(5) % 3)
+    assert fitted.temperature == 1
 
 
 def test_fits_many_hold_outs_under_vmap(hold_out):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from scipy.stats import gaussian_kde
 from sklearn.metrics import log_loss
 
+from benchmarks import calibration_error
 from jc2i.metrics import calibration
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "calibration_netcal.npz"
@@ -20,7 +22,7 @@ METRICS = [
     calibration.brier_score,
     calibration.negative_log_likelihood,
 ]
-ESTIMATORS = ["density", "equal_width", "equal_mass"]
+ESTIMATORS = ["debiased", "density", "equal_width", "equal_mass"]
 
 
 def _predictions(
@@ -69,7 +71,7 @@ def test_density_is_the_integral_of_scipys_kernel_densities(shared, options):
     predictions = _predictions(**options)
     # A right prediction of a very confident model needs a fine grid: its own bandwidth is small.
     error = calibration.expected_calibration_error(
-        *predictions, shared_bandwidth=shared, resolution=2**15
+        *predictions, estimator="density", shared_bandwidth=shared, resolution=2**15
     )
     expected = _density_error(*predictions, shared=shared)
     np.testing.assert_allclose(error, expected, atol=2e-5)
@@ -78,24 +80,26 @@ def test_density_is_the_integral_of_scipys_kernel_densities(shared, options):
 @pytest.mark.parametrize("bandwidth", [0.003, 0.03, 0.1])
 def test_density_takes_a_bandwidth_that_does_not_recompile(bandwidth):
     predictions = _predictions()
-    error = calibration.expected_calibration_error(*predictions, bandwidth=bandwidth)
+    error = calibration.expected_calibration_error(
+        *predictions, estimator="density", bandwidth=bandwidth
+    )
     np.testing.assert_allclose(error, _density_error(*predictions, bandwidth=bandwidth), atol=1e-5)
 
 
 def test_density_of_equal_confidences_is_their_gap():
     probabilities = np.tile(np.array([0.8, 0.2], np.float32), (10, 1))
     labels = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1])
-    error = calibration.expected_calibration_error(probabilities, labels)
+    error = calibration.expected_calibration_error(probabilities, labels, estimator="density")
     np.testing.assert_allclose(error, 0.2, atol=1e-3)
 
 
 def test_density_of_saturated_confidences_is_finite():
     probabilities = np.tile(np.array([1, 0], np.float32), (100, 1))
     labels = np.arange(100) % 4 // 3
-    error = calibration.expected_calibration_error(probabilities, labels)
+    error = calibration.expected_calibration_error(probabilities, labels, estimator="density")
     np.testing.assert_allclose(error, 0.25, atol=1e-3)
     own = calibration.expected_calibration_error(
-        probabilities, np.ones(100, int), shared_bandwidth=False
+        probabilities, np.ones(100, int), estimator="density", shared_bandwidth=False
     )
     np.testing.assert_allclose(own, 1, atol=1e-3)
 
@@ -179,7 +183,8 @@ def test_error_of_a_calibrated_model_vanishes(estimator):
     assert calibration.expected_calibration_error(*predictions, **options) < 0.01
     # Kernels of a class's probabilities, most of which are near 0 or 1, leave a bias.
     limit = 0.02 if estimator == "density" else 0.01
-    assert calibration.classwise_calibration_error(*predictions, **options) < limit
+    if estimator != "debiased":
+        assert calibration.classwise_calibration_error(*predictions, **options) < limit
 
 
 def test_classwise_is_the_mean_over_classes():
@@ -284,7 +289,8 @@ def test_large_samples_keep_their_accuracy():
 def test_memory_of_the_density_is_bounded():
     shape = jax.ShapeDtypeStruct((50_000, 10), jnp.float32)
     labels = jax.ShapeDtypeStruct((50_000,), jnp.int32)
-    compiled = jax.jit(calibration.expected_calibration_error).lower(shape, labels).compile()
+    error = functools.partial(calibration.expected_calibration_error, estimator="density")
+    compiled = jax.jit(error).lower(shape, labels).compile()
     analysis = compiled.memory_analysis()
     assert analysis is not None and analysis.temp_size_in_bytes < 20e6
 
@@ -332,11 +338,17 @@ def test_refuses_what_is_no_prediction(metric, probabilities, labels, message):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"estimator": "sweep"}, "^estimator: got 'sweep', takes 'density' or 'equal_width' or"),
+        ({"estimator": "sweep"}, "^estimator: got 'sweep', takes 'debiased' or 'density' or"),
         ({"bins": 0}, "^bins: got 0, takes a whole number above 0"),
         ({"resolution": 1.5}, "^resolution: got 1.5, takes a whole number above 0"),
-        ({"bandwidth": 0.0}, "^bandwidth: got 0.0, takes a finite number above 0, or None"),
-        ({"debiased": True}, "^debiased: got True, takes False with the estimator 'density'"),
+        (
+            {"estimator": "density", "bandwidth": 0.0},
+            "^bandwidth: got 0.0, takes a finite number above 0, or None",
+        ),
+        (
+            {"estimator": "density", "debiased": True},
+            "^debiased: got True, takes False with the estimator 'density'",
+        ),
     ],
 )
 def test_refuses_options_out_of_range(options, message):
@@ -347,3 +359,47 @@ def test_refuses_options_out_of_range(options, message):
 def test_the_largest_error_has_no_density():
     with pytest.raises(ValueError, match="^estimator: got 'density', takes 'equal_width' or 'e"):
         calibration.maximum_calibration_error(*_predictions(20), estimator="density")
+
+
+def _saturated(share: float, scale: float, rows: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
+    """A calibrated model of ten classes, a share of whose confidences is within scale of 1."""
+    random = np.random.default_rng(0)
+    near = int(rows * share)
+    confidences = np.concatenate(
+        [1 - random.random(near) * scale, random.uniform(0.4, 1, rows - near)]
+    )
+    right = random.random(rows) < confidences
+    others = np.repeat((1 - confidences)[:, None] / 9, 9, axis=1)
+    probabilities = np.concatenate([confidences[:, None], others], axis=1)
+    return probabilities.astype(np.float32), np.where(right, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "share, scale", [(0.8, 1e-2), (0.8, 1e-3), (0.8, 1e-5), (0.8, 0.0), (0.9, 1e-4)]
+)
+def test_the_default_of_a_calibrated_saturated_model_vanishes(share, scale):
+    assert abs(calibration.expected_calibration_error(*_saturated(share, scale))) < 0.01
+
+
+def test_bandwidth_does_not_jump_where_the_quartiles_meet():
+    near, equal = (
+        calibration.expected_calibration_error(*_saturated(0.8, scale), estimator="density")
+        for scale in (1e-6, 0.0)
+    )
+    np.testing.assert_allclose(near, equal, atol=1e-3)
+
+
+@pytest.mark.parametrize("mean", [0.6, 0.8, 0.95, 0.999])
+@pytest.mark.parametrize("case", list(calibration_error.ACCURACIES))
+def test_the_default_is_near_the_truth_of_simulated_miscalibrations(case, mean):
+    probabilities, labels, truth = calibration_error.predictions(case, mean)
+    assert abs(calibration.expected_calibration_error(probabilities, labels) - truth) < 0.01
+
+
+def test_the_default_is_equal_width_debiased():
+    options = {"estimator": "equal_width", "debiased": True}
+    default, spelled = (
+        calibration.expected_calibration_error(*_predictions(), **chosen)
+        for chosen in ({}, options)
+    )
+    assert default == spelled

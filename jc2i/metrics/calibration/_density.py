@@ -14,6 +14,9 @@ Its share of a node is then a whole number, and sums of whole numbers are exact:
 on the order of the samples, on any device. Room for 2^31 / 256 = 8 million samples.
 """
 
+DEGENERATE = 1e-2
+"""Middle half of the values, relative to their deviation, below which it has no width."""
+
 
 def mirrored(
     values: jax.Array, chosen: jax.Array, bandwidth: float | Array, lower: float, resolution: int
@@ -60,8 +63,9 @@ def silverman(values: jax.Array, chosen: jax.Array) -> jax.Array:
     """Silverman's bandwidth of the chosen values: 0.9 min(std, IQR / 1.34) n^(-1/5).
 
     Silverman 1986, "Density estimation for statistics and data analysis", equation (3.31). As in
-    R's `bw.nrd0`, the standard deviation has n - 1 degrees of freedom, and counts alone where the
-    interquartile range is 0. Fewer than two values have bandwidth 0.
+    R's `bw.nrd0`, the standard deviation has n - 1 degrees of freedom, and counts alone where half
+    of the values are one: where IQR / 1.34 is below `DEGENERATE` of it (there: 0). Fewer than two
+    values have bandwidth 0.
 
     Args:
       values: n numbers.
@@ -78,7 +82,7 @@ def silverman(values: jax.Array, chosen: jax.Array) -> jax.Array:
     ordered = jnp.sort(jnp.where(chosen, values, jnp.inf))
     quartiles = [_interpolated(ordered, q * (total - 1)) for q in (0.25, 0.75)]
     spread = (quartiles[1] - quartiles[0]) / 1.34
-    smaller = jnp.where(spread > 0, jnp.minimum(deviation, spread), deviation)
+    smaller = jnp.where(spread > DEGENERATE * deviation, jnp.minimum(deviation, spread), deviation)
     return jnp.where(number > 1, 0.9 * smaller * total ** (-1 / 5), 0)
 
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jc2i import checks
+from jc2i import checks, labelled
 
 ROW_TOLERANCE = 1e-2
 """How far the probabilities of a row may be from summing to 1: half precision is."""
 
 BINNED = ("equal_width", "equal_mass")
-ESTIMATORS = ("density", *BINNED)
+DENSITY = ("density", *BINNED)
+EVERY = ("debiased", *DENSITY)
 
 
 def check(values: dict[str, Any]) -> None:
@@ -27,17 +28,24 @@ def check(values: dict[str, Any]) -> None:
     """
     _check_rows(values["probabilities"])
     for name in ("bins", "resolution"):
-        got = values.get(name, 1)
-        checks.require(isinstance(got, int) and got > 0, name, got, "a whole number above 0")
-    bandwidth = values.get("bandwidth")
-    if bandwidth is not None and checks.is_concrete(bandwidth):
-        valid = 0 < float(bandwidth) < math.inf
-        checks.require(valid, "bandwidth", bandwidth, "a finite number above 0, or None")
-    if "estimator" in values:
-        density = "shared_bandwidth" in values
-        checks.one_of("estimator", values["estimator"], ESTIMATORS if density else BINNED)
-        if values.get("debiased") and values["estimator"] == "density":
+        labelled.whole(values, name)
+    for name in ("debiased", "shared_bandwidth"):
+        labelled.flag(values, name)
+    if values.get("bandwidth") is not None:
+        takes = "a finite number above 0, or None"
+        labelled.number(values, "bandwidth", takes, lambda got: 0 < got < math.inf)
+    choices = EVERY if "debiased" in values else DENSITY if "bandwidth" in values else BINNED
+    labelled.word(values, "estimator", choices)
+    estimator = values.get("estimator")
+    if estimator == "density":
+        if values.get("debiased"):
             raise checks.invalid("debiased", True, "False with the estimator 'density'")
+        return
+    takes = f"the estimator 'density' beside it, not {estimator!r}"
+    if values.get("bandwidth") is not None:
+        raise checks.invalid("bandwidth", "a number", takes)
+    if not values.get("shared_bandwidth", True):
+        raise checks.invalid("shared_bandwidth", False, takes)
 
 
 def _check_rows(probabilities: Any) -> None:

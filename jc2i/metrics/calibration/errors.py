@@ -39,7 +39,7 @@ def expected_calibration_error(
     probabilities: Float[Array, "batch classes"],
     labels: Int[Array, " batch"],
     *,
-    estimator: str = "density",
+    estimator: str = "debiased",
     bins: int = 15,
     debiased: bool = False,
     shared_bandwidth: bool = True,
@@ -51,9 +51,18 @@ def expected_calibration_error(
     ECE = E |P(right | confidence = s) - s|, C2I equation (2). With p the density of all
     confidences and q that of the right ones,
 
-        "density"      integral over [1/K, 1] of |accuracy q(s) - s p(s)| ds
         "equal_width"  sum_b n_b / n |accuracy_b - confidence_b|, b = (k/m, (k+1)/m]
         "equal_mass"   the same, with as many samples in each bin
+        "debiased"     "equal_width" less the bias of its noise, as `debiased=True`
+        "density"      integral over [1/K, 1] of |accuracy q(s) - s p(s)| ds
+
+    `"debiased"` is the default by numbers: of 10,000 predictions, calibrated or not, of a mean
+    confidence of .6 to .999 and with up to 90 % of them saturated, it is within .01 of the truth
+    (benchmarks/calibration_error.py), which plain bins miss by their noise (a calibrated model
+    reads .012) and `"density"` where most confidences are saturated: Silverman's bandwidth is
+    then theirs, the other predictions stand alone, and a calibrated model reads .05 for any n.
+    Densities of the logit of the confidence, and Blasiok and Nakkiran's smooth error, were tried
+    too: within .014.
 
     `"density"` is Posocco and Bonnefoy 2021, "Estimating expected calibration errors": Gaussian
     kernels, mirrored at 1/K and 1, of Silverman's bandwidth. The bins are Guo et al. 2017.
@@ -61,7 +70,7 @@ def expected_calibration_error(
     Args:
       probabilities: of each class; each row sums to 1.
       labels: the true classes, in [0, classes).
-      estimator: `"density"`, `"equal_width"` or `"equal_mass"`.
+      estimator: `"debiased"`, `"density"`, `"equal_width"` or `"equal_mass"`.
       bins: m, for the binned estimators.
       debiased: for the binned ones, subtracts the bias that the noise of each bin's accuracy
         gives to the absolute value: each term becomes 2|g| - E|g + N(0, a(1 - a)/n_b)| of the gap
@@ -74,13 +83,15 @@ def expected_calibration_error(
       resolution: steps of the integral; a kernel narrower than one becomes as wide.
 
     Returns:
-      The error, in [0, 1].
+      The error, in [0, 1]; debiased, a little below 0 at times.
 
     Raises:
       ValueError: for rows that are no probabilities, for labels that are not one class a row, and
         for options out of range.
     """
     confidences, correct = _top(probabilities, labels)
+    if estimator == "debiased":
+        estimator, debiased = "equal_width", True
     if estimator != "density":
         filled = _bins.fill(confidences, correct, bins, estimator)
         return _binned_error(filled, debiased)
@@ -121,7 +132,7 @@ def classwise_calibration_error(
       ValueError: for rows that are no probabilities, for labels that are not one class a row, and
         for options out of range.
     """
-    probabilities = _precise(probabilities)
+    probabilities = labelled.widened(probabilities)
 
     def error(label: jax.Array) -> jax.Array:
         confidences, correct = jnp.clip(probabilities[:, label], 0, 1), labels == label
@@ -216,14 +227,10 @@ def reliability_curve(
     return ReliabilityCurve(nodes, jnp.where(held, accuracy, jnp.nan), count)
 
 
-def _precise(probabilities: Array) -> jax.Array:
-    return jnp.asarray(probabilities).astype(jnp.promote_types(probabilities.dtype, jnp.float32))
-
-
 def _top(probabilities: Array, labels: Array) -> tuple[jax.Array, jax.Array]:
     """The confidence of each prediction, and whether it is right."""
     lower = 1 / probabilities.shape[1]
-    confidences = jnp.clip(jnp.max(_precise(probabilities), axis=1), lower, 1)
+    confidences = jnp.clip(jnp.max(labelled.widened(probabilities), axis=1), lower, 1)
     return confidences, jnp.argmax(probabilities, axis=1) == jnp.asarray(labels)
 
 

@@ -31,7 +31,7 @@ def brier_score(
     Raises:
       ValueError: for rows that are no probabilities and labels that are not one class a row.
     """
-    wide = probabilities.astype(jnp.promote_types(probabilities.dtype, jnp.float32))
+    wide = labelled.widened(probabilities)
     truth = jax.nn.one_hot(labels, wide.shape[1], dtype=wide.dtype)
     return jnp.mean(jnp.sum((wide - truth) ** 2, axis=1))
 
@@ -56,6 +56,6 @@ def negative_log_likelihood(
     Raises:
       ValueError: for rows that are no probabilities and labels that are not one class a row.
     """
-    wide = probabilities.astype(jnp.promote_types(probabilities.dtype, jnp.float32))
+    wide = labelled.widened(probabilities)
     chosen = jnp.take_along_axis(wide, labels[:, None], axis=1)
     return -jnp.mean(jnp.log(jnp.maximum(chosen, jnp.finfo(wide.dtype).tiny)))
