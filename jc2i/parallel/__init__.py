@@ -8,6 +8,6 @@ identity    what a computation depends on, as a short name
 
 from jc2i.parallel.batches import map_batches
 from jc2i.parallel.identity import digest
-from jc2i.parallel.mesh import AXIS, mesh, replicate, shard
+from jc2i.parallel.mesh import AXIS, mesh, on_each_device, replicate, shard
 
-__all__ = ["AXIS", "digest", "map_batches", "mesh", "replicate", "shard"]
+__all__ = ["AXIS", "digest", "map_batches", "mesh", "on_each_device", "replicate", "shard"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -86,3 +87,35 @@ def part(mesh: Mesh, count: int) -> Mesh:
     return jax.make_mesh(
         (count,), (AXIS,), axis_types=(AxisType.Auto,), devices=list(mesh.devices.flat)[:count]
     )
+
+
+def on_each_device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiles a function of a model and a batch so that each device runs it on its own part.
+
+    So the compiled shape, and with it every bit of a result, is that of one device alone, and no
+    device waits for another.
+
+    Args:
+      function: `function(model, *batch)`, a pytree of arrays and arrays with one leading axis,
+        returning a pytree of arrays with that axis; each item's result is its own.
+
+    Returns:
+      The compiled function; a batch that is not sharded is computed where it is.
+    """
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def compiled(mesh: Mesh | None, model: Any, *batch: jax.Array) -> Any:
+        if mesh is None:
+            return function(model, *batch)
+        part = PartitionSpec(AXIS)
+        parts = (PartitionSpec(), *[part] * len(batch))
+        # Its checks would sum the gradient of what each device makes for itself over the devices.
+        local = jax.shard_map(function, mesh=mesh, in_specs=parts, out_specs=part, check_vma=False)
+        return local(model, *batch)
+
+    def call(model: Any, *batch: jax.Array) -> Any:
+        sharding = getattr(batch[0], "sharding", None)
+        spread = isinstance(sharding, NamedSharding) and sharding.mesh.size > 1
+        return compiled(sharding.mesh if spread else None, model, *batch)
+
+    return call

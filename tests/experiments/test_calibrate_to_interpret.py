@@ -17,7 +17,7 @@ from experiments import calibrate_to_interpret as script
 from experiments.c2i.measurements import Measurements
 from experiments.c2i.results import RESULTS
 from experiments.c2i.study import BASE, Study, Subject
-from experiments.common.report import read_csv
+from experiments.common.tables import read_csv
 from jc2i import models
 
 FIGURES = {
@@ -68,7 +68,8 @@ def report(study):
 
 
 def cached(study):
-    return {path.name for path in (study.out / "cache").iterdir()}
+    """The finished batches, as folder/file."""
+    return {f"{path.parent.name}/{path.name}" for path in (study.out / "cache").glob("*/*.npz")}
 
 
 def test_report_writes_every_table_and_figure(study, report):
@@ -178,7 +179,7 @@ def test_a_pairing_recomputes_what_it_changes_and_shares_the_rest(pairings, chan
     before = cached(pairings)
     other = dataclasses.replace(pairings, name="-".join(changed.values()), **changed)
     script.run("figure4", other)
-    new = {name.rsplit("-", 1)[0] for name in cached(other) - before}
+    new = {name.split("/")[0] for name in cached(other) - before}
     assert new == recomputed
 
 
@@ -309,7 +310,12 @@ def test_images_become_what_published_weights_take(tmp_path):
     subject = Subject(Study(data=str(tmp_path), model="efficientnet-lite1"))
     preparation = subject.preparation
     assert subject.class_names[701] == "parachute"
-    assert preparation["size"] == (240, 240) and preparation["classes"][701] == "n03888257"
-    asked = Study(data="food101", model="resnet50", size=96, crop_fraction=0.875)
-    assert Subject(asked).preparation == {"size": (96, 96), "crop_fraction": 0.875}
+    assert preparation.pop("classes")[701] == "n03888257"
+    published = {"size": (240, 240), "crop_fraction": 240 / 272, "interpolation": "bicubic"}
+    assert preparation == published == models.published_resizing("efficientnet-lite1")
+    asked = Study(data="food101", model="resnet50", size=96, crop_fraction=1.0)
+    assert Subject(asked).preparation == {
+        "size": (96, 96), "crop_fraction": 1.0, "interpolation": "bilinear"
+    }  # fmt: skip
+    assert Subject(Study(model="small", size=16)).preparation == {"size": (16, 16)}
     assert Subject(Study(model="small")).preparation == {}
