@@ -27,7 +27,8 @@ from experiments.c2i.measurements import Measurements
 from experiments.c2i.results import RESULTS, Result
 from experiments.c2i.study import BASE, Study
 from experiments.common.provenance import provenance
-from experiments.common.report import Section, write_csv, write_figure, write_json, write_report
+from experiments.common.report import Section, write_figure, write_json, write_report
+from experiments.common.tables import write_csv
 
 REPORT = "report"
 

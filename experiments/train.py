@@ -36,21 +36,23 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
 if not __package__:  # run as a script, which finds only the modules beside it
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.common.provenance import provenance
-from jc2i import data, models
+from jc2i import data, models, parallel
 from jc2i.checks import Array, invalid, require
 from jc2i.files import write_whole
 from jc2i.models.checkpoint import checksums, read_arrays, write_arrays
@@ -163,7 +165,13 @@ def train(training: Training) -> dict[str, Any]:
     return record
 
 
-def fit(model: Model, dataset: data.Dataset, training: Training, checkpoint: Path) -> Model:
+def fit(
+    model: Model,
+    dataset: data.Dataset,
+    training: Training,
+    checkpoint: Path,
+    devices: Sequence[jax.Device] | None = None,
+) -> Model:
     """Minimises the mean cross-entropy, one compiled step at a time.
 
     The loop is on the host: inside a compiled one, the gradients of convolutions are several
@@ -171,12 +179,17 @@ def fit(model: Model, dataset: data.Dataset, training: Training, checkpoint: Pat
     norms neither use nor change the statistics of the batch, and only the last layer's gradient is
     computed.
 
+    Each step's images are split over the devices, as many of them as divide their number, and the
+    weights are on each: statistics and gradients are those of the whole batch, however many there
+    are, but for the order of adding.
+
     Args:
       model: where to start, with the mode switches `train()` and `eval()`; left in training mode.
         A `Classifier`, if its last layer is to be trained alone.
       dataset: the training images.
       training: how to train.
       checkpoint: folder to go on from if it is there, and to write to every few epochs.
+      devices: what to compute on; None for all of this host.
 
     Returns:
       The trained model in evaluation mode.
@@ -197,6 +210,8 @@ def fit(model: Model, dataset: data.Dataset, training: Training, checkpoint: Pat
     # Of one structure in every epoch, so that a checkpoint is read without knowing its epoch.
     state = (head, body, statistics, head_optimizer.init([head]), optimizer.init([head, body]))
     first, state = _restore(checkpoint, training, state)
+    mesh = _dividing(batch_size, jax.local_devices() if devices is None else devices)
+    state = parallel.replicate(state, mesh)
     head, body, statistics, head_moments, moments = state
 
     for epoch, report in _epochs(first, training):
@@ -206,7 +221,7 @@ def fit(model: Model, dataset: data.Dataset, training: Training, checkpoint: Pat
             images, labels = dataset[order[start : start + batch_size]]
             if training.augment:
                 images = augment(images, random)
-            images = data.as_float(images)
+            images, labels = parallel.shard((data.as_float(images), labels), mesh)
             if epoch < training.head_epochs:
                 fixed = [body, statistics]
                 [head], _, head_moments, value = _step(
@@ -229,7 +244,16 @@ def fit(model: Model, dataset: data.Dataset, training: Training, checkpoint: Pat
             state = (head, body, statistics, head_moments, moments)
             save_checkpoint(checkpoint, training, epoch + 1, state)
         report(mean_loss)
-    return nnx.merge(evaluated, head, body, statistics)
+    # Off the mesh, so that the model can be used on any device.
+    return nnx.merge(
+        evaluated, *jax.tree.map(jnp.asarray, jax.device_get([head, body, statistics]))
+    )
+
+
+def _dividing(batch_size: int, devices: Sequence[jax.Device]) -> Mesh:
+    """A mesh of as many of the devices as divide the images of a step."""
+    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+    return parallel.mesh(devices[:count])
 
 
 def _is_head(model: Any, training: Training) -> Callable[[tuple[Any, ...], Any], bool]:
@@ -297,25 +321,27 @@ def performance(model: Any, dataset: data.Dataset, batch_size: int = 256) -> dic
     Args:
       model: a pytree `images -> logits`.
       dataset: images and labels.
-      batch_size: images at a time.
+      batch_size: images at a time, on each device of this host.
 
     Returns:
       `images` (their number), `accuracy` and `confidence` (mean of the largest probability), both
       in [0, 1].
     """
-    correct = confidence = 0.0
-    for start in range(0, len(dataset), batch_size):
-        images, labels = dataset[start : start + batch_size]
-        missing = batch_size - len(images)  # padded: one shape, one compilation
-        padded = np.pad(data.as_float(images), ((0, missing), (0, 0), (0, 0), (0, 0)))
-        predicted, confidences = jax.device_get(_predict(model, padded))
-        correct += float(np.sum(predicted[: len(labels)] == labels))
-        confidence += float(np.sum(confidences[: len(labels)], dtype=np.float64))
-    count = len(dataset)
-    return {"images": count, "accuracy": correct / count, "confidence": confidence / count}
+    predicted, confidences = parallel.map_batches(
+        parallel.on_each_device(_predict),
+        models.Floats(dataset),
+        batch_size,
+        model=model,
+        mesh=parallel.mesh(jax.local_devices()),
+        progress=False,
+    )
+    return {
+        "images": len(dataset),
+        "accuracy": float(np.mean(predicted == dataset.labels)),
+        "confidence": float(np.mean(confidences, dtype=np.float64)),
+    }
 
 
-@jax.jit
 def _predict(model: Any, images: Array) -> tuple[jax.Array, jax.Array]:
     probabilities = jax.nn.softmax(model(images))
     return probabilities.argmax(1), probabilities.max(1)
@@ -380,7 +406,7 @@ def _restore(folder: Path, training: Training, state: Any) -> tuple[int, Any]:
         )
     stored = read_arrays(path / _STATE)
     leaves, structure = jax.tree.flatten(state)
-    arrays = [jax.numpy.asarray(stored[f"leaf{i}"]) for i in range(len(leaves))]
+    arrays = [jnp.asarray(stored[f"leaf{i}"]) for i in range(len(leaves))]
     return int(path.name), jax.tree.unflatten(structure, arrays)
 
 

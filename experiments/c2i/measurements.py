@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.c2i.study import BASE, FORWARD_ONLY, Study, Subject
+from experiments.c2i.study import BASE, Study, Subject, depends_on_scores
 from jc2i import calibrators, explainers, metrics, normalize, probabilities
-from jc2i.parallel import digest, map_batches
 
 RANDOM = "random"
 SWEPT = "meaningful_perturbation"
@@ -65,48 +64,38 @@ class Measurements:
             grid = min(8, *self.subject.images.shape[1:3])
             return {"masks": self.study.rise_masks, "grid": grid, "batch_size": None}
         if method == "meaningful_perturbation":
-            chosen: dict[str, Any] = {"steps": self.study.mp_steps}
-            if self.study.mp_area_subgradient != 1:
-                chosen["area_subgradient"] = self.study.mp_area_subgradient
-            return chosen
+            slope = self.study.mp_area_subgradient
+            return {"steps": self.study.mp_steps, "area_subgradient": slope}
         return {}
+
+    def _explain(self, method: str) -> Callable[..., Any]:
+        """A method with its options, as a function that can be told by what it holds."""
+        return partial(_explain, getattr(explainers, method), self.options(method))
 
     def maps(self, method: str) -> dict[str, np.ndarray]:
         """Raw saliency maps of the images, by version: [images, height, width] each."""
         if method not in self._maps:
-            everyone = self._maps_at_once if method in FORWARD_ONLY else self._maps_one_by_one
-            self._maps[method] = everyone(method)
+            apart = depends_on_scores(method)
+            self._maps[method] = (self._maps_one_by_one if apart else self._maps_at_once)(method)
         return self._maps[method]
 
     def _maps_one_by_one(self, method: str) -> dict[str, np.ndarray]:
-        explain = getattr(explainers, method)
-        maps = {}
-        for version in self.study.versions:
-            score = self.subject.explained_score(version)
-            maps[version] = self._run(
+        return {
+            version: self._run(
                 f"maps-{method}-{version}",
-                lambda x, t, keys, score=score: explain(
-                    score, x, t, key=keys, **self.options(method)
-                ),
+                self._explain(method),
+                self.subject.explained_score(version),
                 (self.subject.images, self.subject.targets(version)),
-                depends=(score, self._score_kind(version), self.options(method)),
             )
-        return maps
+            for version in self.study.versions
+        }
 
     def _maps_at_once(self, method: str) -> dict[str, np.ndarray]:
-        explain = getattr(explainers, method)
-
-        def explain_all(images: Array, targets: Array, keys: Array) -> Array:
-            def explain_entry(t: Array) -> Array:
-                return explain(self._panel, images, t, key=keys, **self.options(method))
-
-            return _each_entry(explain_entry, targets)
-
         maps = self._run(
             f"maps-{method}",
-            explain_all,
+            partial(_each_entry, self._explain(method)),
+            self._panel,
             (self.subject.images, self._panel_targets),
-            depends=(self._panel, self.options(method)),
         )
         return {version: maps[:, self._entry(version)] for version in self.study.versions}
 
@@ -151,27 +140,15 @@ class Measurements:
 
     def _follow(self, name: str, score: Any, targets: np.ndarray, maps: np.ndarray) -> np.ndarray:
         """Deletion curves of a score: of the first images, as many as there are maps."""
-        return self._run(
-            f"curves-{name}",
-            lambda x, t, m, keys: metrics.deletion_curve(score, x, t, m),
-            (self.subject.images[: len(maps)], targets, maps),
-            depends=(score,),
-        )
+        arrays = (self.subject.images[: len(maps)], targets, maps)
+        return self._run(f"curves-{name}", _deletion_curve, score, arrays)
 
     def _random_curves(self) -> dict[tuple[str, str], np.ndarray]:
-        def curves(images: Array, targets: Array, segments: Array, keys: Array) -> Array:
-            def curve(t: Array) -> Array:
-                return metrics.random_deletion_curve(
-                    self._panel, images, t, key=keys, segments=segments
-                )
-
-            return _each_entry(curve, targets)
-
         values = self._run(
             "curves-random",
-            curves,
+            partial(_each_entry, _random_deletion_curve),
+            self._panel,
             (self.subject.images, self._panel_targets, self.superpixels),
-            depends=(self._panel,),
         )
         return {
             (RANDOM, version): values[:, self._entry(version, explained=False)]
@@ -217,41 +194,32 @@ class Measurements:
             if study.neighbours % n == 0 and n <= study.batch_size
         )  # fmt: skip
         batch = max(1, min(points, study.batch_size // together))
-
-        def estimate(score: Any, x: Array, t: Array, keys: Array) -> Array:
-            return metrics.lipschitz(
-                explain,
-                score,
-                x,
-                t,
-                key=keys,
-                neighbours=study.neighbours,
-                radius=study.radius,
-                batch_size=batch * together,
-                **{k: v for k, v in self.options(method).items() if k != "batch_size"},
-            )
-
-        depends = (self.options(method), study.neighbours, study.radius)
-        if method in FORWARD_ONLY:
+        options = {
+            **{k: v for k, v in self.options(method).items() if k != "batch_size"},
+            "neighbours": study.neighbours,
+            "radius": study.radius,
+            "batch_size": batch * together,
+        }
+        estimate = partial(_lipschitz, explain, options)
+        if not depends_on_scores(method):
             values = self._run(
                 f"lipschitz-{method}",
-                lambda x, t, keys: _each_entry(lambda t: estimate(self._panel, x, t, keys), t),
+                partial(_each_entry, estimate),
+                self._panel,
                 (images, self._panel_targets[:points]),
-                depends=(self._panel, *depends),
                 batch_size=batch,
             )
             return {version: values[:, self._entry(version)] for version in study.versions}
-        estimates = {}
-        for version in study.versions:
-            score = self.subject.explained_score(version)
-            estimates[version] = self._run(
+        return {
+            version: self._run(
                 f"lipschitz-{method}-{version}",
-                lambda x, t, keys, score=score: estimate(score, x, t, keys),
+                estimate,
+                self.subject.explained_score(version),
                 (images, self.subject.targets(version)[:points]),
-                depends=(score, self._score_kind(version), *depends),
                 batch_size=batch,
             )
-        return estimates
+            for version in study.versions
+        }
 
     @cached_property
     def sweep_areas(self) -> dict[float, np.ndarray]:
@@ -276,53 +244,70 @@ class Measurements:
         images, targets = self.subject.images[:count], self.subject.predictions[BASE][:count]
         calibrator = calibrators.Temperature(jnp.float32(temperature))
         score = probabilities(self.subject.model, calibrator, softmax=self.study.softmax)
-        name, explain = f"{SWEPT}-at-{temperature:.3f}", getattr(explainers, SWEPT)
-        maps = self._run(
-            f"maps-{name}",
-            lambda x, t, keys: explain(score, x, t, key=keys, **self.options(SWEPT)),
-            (images, targets),
-            depends=(score, self.study.softmax, self.options(SWEPT)),
-        )
+        name = f"{SWEPT}-at-{temperature:.3f}"
+        maps = self._run(f"maps-{name}", self._explain(SWEPT), score, (images, targets))
         return np.asarray(metrics.area(self._follow(name, score, targets, maps)))
 
     @cached_property
     def fitted_temperature(self) -> float:
         """The temperature fitted on the calibration split, whatever calibrations are compared."""
         known = self.subject.calibrators.get("temperature")
-        if known is None:
-            labels = self.subject.calibration_data.labels
-            known = calibrators.fit_temperature(self.subject.calibration_logits, labels)
-        return float(known.temperature)
-
-    def _score_kind(self, version: str) -> str:
-        if self.subject.explains_logits(version):
-            return "logits"
-        return f"probabilities, {self.study.softmax}"
+        return float((known or self.subject.fitted("temperature")).temperature)
 
     def _run(
         self,
         name: str,
         function: Callable[..., Any],
+        score: Any,
         arrays: tuple[np.ndarray, ...],
-        *,
-        depends: tuple[Any, ...],
         batch_size: int | None = None,
     ) -> np.ndarray:
-        """`map_batches`, kept in a folder named by everything that the result depends on."""
-        # A batch is never larger than the data: nothing is computed only to be dropped.
-        size = min(batch_size or self.study.batch_size, len(arrays[0]))
-        tag = digest(name.split("-")[0], self.key, size, arrays, depends)
-        return map_batches(
-            function,
-            arrays,
-            size,
-            key=self.key,
-            progress=self.study.progress and name,
-            resume=self.subject.cache / f"{name}-{tag}",
-            tag=tag,
-        )
+        """`function(score, *arrays, keys)` over all images, kept."""
+        size = batch_size or self.study.batch_size
+        return self.subject.store.map(name, function, arrays, size, model=score, key=self.key)
 
 
-def _each_entry(function: Callable[[Array], Array], targets: np.ndarray | Array) -> Array:
+# What a study runs, as functions of a module: with what `partial` binds, they are told by it.
+
+
+def _explain(
+    explain: Callable[..., Any],
+    options: dict[str, Any],
+    score: Any,
+    images: Array,
+    targets: Array,
+    keys: Array,
+) -> Array:
+    return explain(score, images, targets, key=keys, **options)
+
+
+def _lipschitz(
+    explain: Callable[..., Any],
+    options: dict[str, Any],
+    score: Any,
+    images: Array,
+    targets: Array,
+    keys: Array,
+) -> Array:
+    return metrics.lipschitz(explain, score, images, targets, key=keys, **options)
+
+
+def _deletion_curve(score: Any, images: Array, targets: Array, maps: Array, keys: Array) -> Array:
+    return metrics.deletion_curve(score, images, targets, maps)
+
+
+def _random_deletion_curve(
+    score: Any, images: Array, targets: Array, segments: Array, keys: Array
+) -> Array:
+    return metrics.random_deletion_curve(score, images, targets, key=keys, segments=segments)
+
+
+def _each_entry(
+    function: Callable[..., Array], panel: Any, images: Array, targets: Array, *rest: Array
+) -> Array:
     """A function of the targets of one entry of the panel, for all: [batch, entries, ...]."""
-    return jax.vmap(function, 1, 1)(jnp.asarray(targets))
+
+    def of_entry(entry: Array) -> Array:
+        return function(panel, images, entry, *rest)
+
+    return jax.vmap(of_entry, 1, 1)(jnp.asarray(targets))

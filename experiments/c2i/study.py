@@ -1,82 +1,36 @@
-"""What is studied: options of a run, and the model, images and calibrators that they name."""
+"""What is studied: options of a run, and the calibrated versions of the model that they name."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jc2i
-from jc2i import calibrators, checks, models
-from jc2i.parallel import digest, map_batches
+from experiments.common.subject import Options
+from experiments.common.subject import Subject as CommonSubject
+from jc2i import calibrators, checks, explainers
 
-Method = Literal[
-    "sensitivity",
-    "gradient_x_input",
-    "integrated_gradients",
-    "smoothgrad",
-    "occlusion",
-    "rise",
-    "meaningful_perturbation",
-    "grad_cam",
-    "hires_cam",
-    "random_map",
-]
+if TYPE_CHECKING:
+    Method = str
+else:
+    Method = Literal[tuple(explainers.__all__)]
 Calibration = Literal["temperature", "vector_scaling", "matrix_scaling", "dirichlet", "isotonic"]
 BASE = "base"
-FORWARD_ONLY = ("occlusion", "rise")
-"""Methods whose queries do not depend on the scores, so one run serves every calibration."""
 
 
-_POSITIVE = (
-    "images",
-    "calibration_images",
-    "rise_masks",
-    "mp_steps",
-    "sweep_images",
-    "lipschitz_points",
-    "neighbours",
-    "radius",
-    "batch_size",
-)
+def depends_on_scores(method: str) -> bool:
+    """Whether a method's queries depend on the scores: if not, one run serves all calibrations."""
+    return method not in ("occlusion", "rise")
 
 
 @dataclasses.dataclass(frozen=True)
-class Study:
+class Study(Options):
     """Options of a run; the defaults are the paper's, but for the number of images."""
 
-    data: str = "digits"
-    """Data set: a name, or the path of a folder, archive or npz file (`jc2i.data.load`)."""
-    model: str = "small"
-    """Architecture of the weights, name of published ones (`jc2i.models.pretrained_names()`), or
-    the folder of a model saved by `experiments/train.py`."""
-    weights: Path | None = None
-    """PyTorch or safetensors file with the architecture's weights."""
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    """Channel means that the weights of a file were trained with."""
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    """Channel standard deviations that the weights of a file were trained with."""
-    size: int | None = None
-    """Height and width that images are resized to; None: what published weights want, else as
-    they are."""
-    crop_fraction: float | None = None
-    """Share of the shorter side that is kept, the centre; None squashes the image to the size."""
-    name: str = ""
-    """Name of the results' folder; empty: from the model and data."""
-    out: Path = Path("results")
-    """Where results go: <out>/<name>/."""
-    cache: Path | None = None
-    """Where finished batches are kept; None: <out>/cache. Runs with other pairings share it."""
-    images: int = 2500
-    """Images explained."""
-    calibration_images: int | None = None
-    """Images that calibrators are fitted on; None: the whole calibration split."""
     methods: tuple[Method, ...] = (
         "sensitivity",
         "integrated_gradients",
@@ -97,8 +51,9 @@ class Study:
     """Masks of RISE."""
     mp_steps: int = 600
     """Steps of Meaningful Perturbation."""
-    mp_area_subgradient: float = 1.0
-    """Slope of Meaningful Perturbation's area at an untouched pixel: 0 is the released code's."""
+    mp_area_subgradient: float = 0.0
+    """Slope of Meaningful Perturbation's area at an untouched pixel: the released code's, 0, lets
+    pixels stay untouched; 1 is the slope of the paper's formula beside them."""
     temperatures: tuple[float, ...] = (0.25, 0.5, 1.4142, 2.0, 4.0)
     """Temperatures of figure 8, as multiples of the fitted one; that and the base's 1 are added."""
     sweep_images: int = 2500
@@ -109,17 +64,11 @@ class Study:
     """Neighbours of each image of figure 9."""
     radius: float = 0.05
     """Radius of the neighbourhood of figure 9."""
-    batch_size: int = 32
-    """Images explained at a time."""
-    seed: int = 0
-    """Seed of every random choice."""
-    progress: bool = True
-    """Whether to show progress bars."""
 
     def __post_init__(self) -> None:
-        for option in _POSITIVE:
-            if getattr(self, option) is not None:
-                checks.positive(**{option: getattr(self, option)})
+        super().__post_init__()
+        self.refuse_below_one("rise_masks", "mp_steps", "sweep_images", "lipschitz_points")
+        self.refuse_below_one("neighbours", "radius")
         for option in ("methods", "calibrations"):
             checks.require(bool(getattr(self, option)), option, "none", "at least one")
         for multiple in self.temperatures:
@@ -127,105 +76,17 @@ class Study:
             checks.require(multiple > 0 and multiple != 1, "temperatures", multiple, takes)
 
     @property
-    def title(self) -> str:
-        """The name of the run's folder."""
-        return self.name or f"{Path(self.model).name}-{Path(self.data).parent.name or self.data}"
-
-    @property
-    def folder(self) -> Path:
-        """Where the run's tables and figures go."""
-        return self.out / self.title
-
-    @property
     def versions(self) -> tuple[str, ...]:
         """The base model and its calibrations."""
         return (BASE, *self.calibrations)
 
 
-class Subject:
-    """The model, images and calibrators that a study names, loaded when first needed."""
+class Subject(CommonSubject):
+    """The model of a study before and after each calibration."""
 
     def __init__(self, study: Study):
+        super().__init__(study)
         self.study = study
-
-    @cached_property
-    def calibration_data(self) -> Any:
-        dataset = jc2i.data.load(self.study.data, "calibration", **self.preparation)
-        return _first(dataset, self.study.calibration_images, "calibration_images")
-
-    @cached_property
-    def evaluation_data(self) -> Any:
-        return jc2i.data.load(self.study.data, "evaluation", **self.preparation)
-
-    @property
-    def preparation(self) -> dict[str, Any]:
-        """How images become what the model takes, and their folders its classes."""
-        study, options, published = self.study, {}, self._published
-        if published and Path(study.data).is_dir():
-            options["classes"] = models.class_folders(study.model)
-        side = study.size or (models.PRETRAINED[study.model].size if published else None)
-        if side is not None:
-            options["size"] = (side, side)
-        if study.crop_fraction is not None:
-            options["crop_fraction"] = study.crop_fraction
-        return options
-
-    @property
-    def _published(self) -> bool:
-        """Whether the model has published weights, and so classes with names."""
-        return self.study.weights is None and self.study.model in models.PRETRAINED
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """What to call each class."""
-        if self._published:
-            return models.class_names(self.study.model)
-        return [str(name) for name in self.evaluation_data.classes]
-
-    @cached_property
-    def model(self) -> Any:
-        study = self.study
-        if study.weights is None:
-            return models.load(study.model)
-        return models.from_torch(
-            study.model,
-            study.weights,
-            classes=len(self.evaluation_data.classes),
-            mean=study.mean,
-            std=study.std,
-        )
-
-    @cached_property
-    def model_digest(self) -> str:
-        return digest(self.study.model, self.model)
-
-    @cached_property
-    def images(self) -> np.ndarray:
-        """The images explained, float32 in [0, 1]."""
-        chosen = _first(self.evaluation_data, self.study.images, "images")
-        return jc2i.data.as_float(chosen[np.arange(len(chosen))][0])
-
-    @cached_property
-    def calibration_logits(self) -> np.ndarray:
-        return self._logits(self.calibration_data, "calibration")
-
-    @cached_property
-    def evaluation_logits(self) -> np.ndarray:
-        """Logits of the whole evaluation split."""
-        return self._logits(self.evaluation_data, "evaluation")
-
-    def _logits(self, dataset: Any, split: str) -> np.ndarray:
-        run = jax.jit(lambda model, images: model(images))
-        tag = digest("logits", self.model_digest, self.study.data, split, len(dataset))
-        small = max(dataset.images.shape[1:3]) <= 64
-        return map_batches(
-            lambda images, labels: run(self.model, jc2i.data.as_float(images)),
-            dataset,
-            256 if small else self.study.batch_size,
-            progress=self.study.progress and f"logits, {split}",
-            resume=self.cache / f"logits-{split}-{tag}",
-            tag=tag,
-        )
 
     @cached_property
     def calibrators(self) -> dict[str, Any]:
@@ -234,10 +95,7 @@ class Subject:
         Temperature 1 is the identity to the bit, and shares the other temperatures' compilations.
         """
         fitted: dict[str, Any] = {BASE: calibrators.Temperature(jnp.float32(1))}
-        for name in self.study.calibrations:
-            fit = getattr(calibrators, f"fit_{name}")
-            fitted[name] = fit(self.calibration_logits, self.calibration_data.labels)
-        return fitted
+        return fitted | {name: self.fitted(name) for name in self.study.calibrations}
 
     @cached_property
     def predictions(self) -> dict[str, np.ndarray]:
@@ -266,14 +124,3 @@ class Subject:
             return jc2i.logits(self.model)
         calibrator = self.calibrators[version]
         return jc2i.probabilities(self.model, calibrator, softmax=self.study.softmax)
-
-    @property
-    def cache(self) -> Path:
-        return self.study.cache or self.study.out / "cache"
-
-
-def _first(dataset: Any, count: int | None, option: str) -> Any:
-    if count is None:
-        return dataset
-    checks.require(count <= len(dataset), option, count, f"at most the {len(dataset)} there are")
-    return dataset.subset(np.arange(count))

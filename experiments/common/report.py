@@ -1,9 +1,8 @@
-"""Results as files: tables as CSV, and one HTML page that needs nothing beside it."""
+"""Results as files: figures, and one HTML page that needs nothing beside it."""
 
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import json
 import re
@@ -16,13 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jinja2
 import numpy as np
 
-from jc2i.checks import invalid
+from experiments.common.tables import Row, read_csv
 from jc2i.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -40,42 +37,6 @@ class Section:
     text: str = ""
     figures: Mapping[str, Figure | Path] = field(default_factory=dict)
     tables: Mapping[str, Sequence[Row] | Path] = field(default_factory=dict)
-
-
-def write_csv(path: str | Path, rows: Sequence[Row]) -> None:
-    """Writes a table, whole or not at all: a kill leaves the old file or the new one.
-
-    Args:
-      path: file to write; its folder is made.
-      rows: name to value; the columns are those of the first row, in its order.
-
-    Raises:
-      ValueError: when there is no row, or a row has other columns than the first.
-    """
-    if not rows:
-        raise invalid("rows", "none", "at least one row")
-    columns = list(rows[0])
-    for row in rows:
-        if set(row) != set(columns):
-            raise invalid("rows", f"a row of {sorted(row)}", f"rows of {sorted(columns)}")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    _write(Path(path), text.getvalue().encode())
-
-
-def read_csv(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a table that `write_csv` wrote, its numbers as numbers.
-
-    Args:
-      path: file to read.
-
-    Returns:
-      One dictionary a row, in order.
-    """
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        return [{name: _number(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
@@ -191,15 +152,6 @@ def _format(value: Any) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real | np.number) and not isinstance(value, bool | np.bool_)
-
-
-def _number(cell: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(cell)
-        except ValueError:
-            continue
-    return cell
 
 
 def _paragraphs(text: str) -> list[tuple[str, list[str]]]:

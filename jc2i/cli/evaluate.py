@@ -123,45 +123,42 @@ def _explanations(
     segments = metrics.superpixels(images, 100)
     curves: dict[str, Any] = {"steps": options.steps, "batch_size": options.batch_size}
 
-    def run(name: str, function: Any, *arrays: Any) -> Any:
-        resume = options.resume and options.resume / name.replace(" ", "-")
+    def run(name: str, function: Any, score: Any, *arrays: Any) -> Any:
         return parallel.map_batches(
             function,
             (images, *arrays),
-            subject.batch_for(options, len(images), devices),
+            options.batch_size,
+            model=score,
             key=jax.random.key(options.seed),
             mesh=devices,
             progress=options.progress and name,
-            resume=resume,
-            tag=parallel.digest(name, model, versions, *(map(str, _words(options)))),
+            resume=options.resume and options.resume / name.replace(" ", "-"),
         )
 
+    def random_area(score: Any, x: Any, t: Any, s: Any, keys: Any) -> Any:
+        curve = metrics.random_deletion_curve(score, x, t, key=keys, segments=s, **curves)
+        return metrics.area(curve)
+
+    def areas(score: Any, x: Any, t: Any, m: Any, _: Any) -> Any:
+        both = (metrics.deletion_curve, metrics.insertion_curve)
+        return tuple(metrics.area(curve(score, x, t, m, **curves)) for curve in both)
+
+    predicted = parallel.on_each_device(lambda score, x, _: score(x).argmax(1))
     base_maps: dict[str, np.ndarray] = {}
     for version, calibrator in versions.items():
         score = subject.score_of(options, model, calibrator)
         # Curves are of probabilities, whatever score made the map.
         probability = scores.probabilities(model, calibrator)
-
-        def target(x: Any, _: Any, p: Any = probability) -> Any:
-            return p(x).argmax(1)
-
-        def random_area(x: Any, t: Any, s: Any, keys: Any, p: Any = probability) -> Any:
-            curve = metrics.random_deletion_curve(p, x, t, key=keys, segments=s, **curves)
-            return metrics.area(curve)
-
-        def areas(x: Any, t: Any, m: Any, _: Any, p: Any = probability) -> Any:
-            both = (metrics.deletion_curve, metrics.insertion_curve)
-            return tuple(metrics.area(curve(p, x, t, m, **curves)) for curve in both)
-
-        targets = np.asarray(run(f"targets {version}", jax.jit(target)), np.int32)
-        random_areas = run(f"random {version}", random_area, targets, segments)
+        targets = np.asarray(run(f"targets {version}", predicted, probability), np.int32)
+        random_areas = run(f"random {version}", random_area, probability, targets, segments)
         for method, explain in explainers.items():
-            maps = run(
-                f"{method} {version}",
-                lambda x, t, keys, f=explain, s=score: f(s, x, t, key=keys),
-                targets,
-            )
-            deletion, insertion = run(f"curves {method} {version}", areas, targets, maps)
+
+            def explained(score: Any, x: Any, t: Any, keys: Any, explain: Any = explain) -> Any:
+                return explain(score, x, t, key=keys)
+
+            maps = run(f"{method} {version}", explained, score, targets)
+            found = run(f"curves {method} {version}", areas, probability, targets, maps)
+            deletion, insertion = found
             base = base_maps.setdefault(method, maps)
             better = metrics.better_than_random(deletion, random_areas)
             similarity = metrics.structural_similarity(normalize(base), normalize(maps))
@@ -175,11 +172,6 @@ def _explanations(
                 **_interval("otsu_total_variation", metrics.otsu_total_variation(maps)),
                 **_interval("similarity_to_base", similarity),
             }
-
-
-def _words(options: Evaluate) -> tuple[Any, ...]:
-    """The options that a finished batch depends on, beside its arrays."""
-    return options.steps, options.option, options.layer, options.score, options.calibrator
 
 
 def _interval(name: str, values: Any) -> dict[str, float]:

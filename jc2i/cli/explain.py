@@ -79,9 +79,10 @@ def explain(options: Explain) -> int:
             targets = probabilities.argmax(1) if target is None else np.full(len(images), target)
             score = subject.score_of(options, model, calibrator)
             maps = parallel.map_batches(
-                lambda images, targets, keys: method(score, images, targets, key=keys),
+                lambda score, images, targets, keys: method(score, images, targets, key=keys),
                 (pixels, targets.astype(np.int32)),
-                subject.batch_for(options, len(images), devices),
+                options.batch_size,
+                model=score,
                 key=jax.random.key(options.seed),
                 mesh=devices,
                 progress=options.progress and options.method,

@@ -90,14 +90,16 @@ def load_model(options: Subject) -> models.Classifier:
 
 def resizing(options: Subject, model: models.Classifier) -> dict[str, Any]:
     """How images get the model's size, as `data.load` and `data.read_image` take it."""
-    found = models.PRETRAINED.get(options.model) if options.weights is None else None
-    side = options.size or model.size or (found.size if found else DEFAULT_SIZE)
-    crop_fraction = found.size / found.resize if found else DEFAULT_CROP_FRACTION
-    return {
-        "size": (side, side),
-        "crop_fraction": None if options.resize == "squash" else crop_fraction,
-        "interpolation": found.interpolation if found else "bicubic",
-    }
+    if options.weights is None and options.model in models.PRETRAINED:
+        found = models.published_resizing(options.model, options.size or model.size)
+    else:
+        side = options.size or model.size or DEFAULT_SIZE
+        found = {
+            "size": (side, side),
+            "crop_fraction": DEFAULT_CROP_FRACTION,
+            "interpolation": "bicubic",
+        }
+    return found | ({"crop_fraction": None} if options.resize == "squash" else {})
 
 
 def class_names(options: Subject, model: models.Classifier) -> Sequence[str]:
@@ -116,9 +118,9 @@ def labelled(
     load = functools.partial(data.load, path, split, **resizing(options, model))
     if options.folders is not None:
         return load(classes=_lines("folders", options.folders, model.classes))
-    folders = Path(path).is_dir() or ".tar" in Path(path).suffixes
-    if folders and (name := _published(options, model)):
-        return load(classes=models.class_folders(name))
+    name = _published(options, model)
+    if name and (folders := models.published_classes(name, path)):
+        return load(**folders)
     dataset = load()
     if len(dataset.classes) != model.classes:
         got = f"{len(dataset.classes)} classes in {path}"
@@ -146,12 +148,12 @@ def logits(
     options: Subject, model: models.Classifier, images: Any, devices: Mesh | None
 ) -> np.ndarray:
     """The model's logits of images (an array, or a data set whose labels are passed over)."""
-    run = jax.jit(lambda model, images: model(images))
-    dataset = images if isinstance(images, data.Dataset) else (images,)
+    dataset = models.Floats(images) if isinstance(images, data.Dataset) else images
     return parallel.map_batches(
-        lambda images, *_: run(model, data.as_float(np.asarray(images))),
+        parallel.on_each_device(lambda model, images: model(images)),
         dataset,
-        batch_for(options, len(images), devices),
+        options.batch_size,
+        model=model,
         mesh=devices,
         progress=options.progress and "scores",
     )
@@ -240,12 +242,6 @@ def explainer(method: str, options: Subject) -> Callable:
         given["layer"] = options.layer
     given.setdefault("batch_size", options.batch_size)
     return functools.partial(function, **given)
-
-
-def batch_for(options: Subject, count: int, devices: Mesh | None) -> int:
-    """Images at a time: at most the batch size, and as many for each device."""
-    size = min(options.batch_size, count)
-    return size if devices is None else -(-size // devices.size) * devices.size
 
 
 @contextlib.contextmanager

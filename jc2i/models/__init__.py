@@ -28,6 +28,7 @@ from jc2i.models.classifier import Classifier
 from jc2i.models.head import head_names, with_new_head
 from jc2i.models.import_torch import from_torch
 from jc2i.models.loading import load
+from jc2i.models.preprocessing import Floats, published_classes, published_resizing
 from jc2i.models.pretrained import (
     PRETRAINED,
     Pretrained,
@@ -43,6 +44,7 @@ __all__ = [
     "VGG",
     "Classifier",
     "EfficientNet",
+    "Floats",
     "Pretrained",
     "ResNet",
     "ResNetCifar",
@@ -59,6 +61,8 @@ __all__ = [
     "names",
     "pretrained_file",
     "pretrained_names",
+    "published_classes",
+    "published_resizing",
     "read_torch_file",
     "save",
     "with_new_head",

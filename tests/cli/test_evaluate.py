@@ -77,9 +77,31 @@ def test_finished_batches_are_used_again(run, labelled, tmp_path):
     assert stamps and run(*arguments, "--out", tmp_path)[0] == 0
     assert rows(tmp_path / "explanations.csv") == before
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
-    # Another computation is not mistaken for the one that is kept.
-    code, _, errors = run(*arguments, "--out", tmp_path, "--score", "logit")
-    assert code == 2 and "holds another run" in errors
+
+
+def test_other_options_and_models_are_not_mistaken_for_those_kept(run, labelled, tmp_path):
+    """Of one folder: what differs in anything that a number depends on is computed."""
+    arguments = (
+        *("evaluate", labelled, "--images", "4", "--methods", "sensitivity", "--steps", "5"),
+        *("--resume", tmp_path / "kept"),
+    )
+    model = models.create("small", classes=3, key=jax.random.key(0), size=16, channels=3)
+    normalised = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    other = models.create(
+        "small", classes=3, key=jax.random.key(0), size=16, channels=3, **normalised
+    )
+    models.save(model, tmp_path / "model")
+    models.save(other, tmp_path / "other")
+
+    def area(network, out, *rest):
+        assert run(*rest, "--out", tmp_path / out, model=tmp_path / network)[0] == 0
+        return rows(tmp_path / out / "explanations.csv")[0]["deletion_area"]
+
+    first = area("model", "first", *arguments)
+    second = area("other", "second", *arguments)
+    assert second != first and second == area("other", "alone", *arguments[:-2])
+    assert area("model", "logit", *arguments, "--score", "logit") not in (first, second)
+    assert area("model", "again", *arguments) == first
 
 
 def test_bad_input_has_one_clear_line(run, labelled, tmp_path, photographs):

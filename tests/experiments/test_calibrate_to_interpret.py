@@ -17,8 +17,9 @@ from experiments import calibrate_to_interpret as script
 from experiments.c2i.measurements import Measurements
 from experiments.c2i.results import RESULTS
 from experiments.c2i.study import BASE, Study, Subject
-from experiments.common.report import read_csv
-from jc2i import models
+from experiments.common.store import Store
+from experiments.common.tables import read_csv
+from jc2i import models, parallel
 
 FIGURES = {
     "figure1",
@@ -56,7 +57,8 @@ def study(tmp_path_factory):
         sweep_images=3,
         lipschitz_points=2,
         neighbours=2,
-        batch_size=4,
+        # All in one batch, so on one device: what several compute has a test of its own.
+        batch_size=5,
         progress=False,
     )
 
@@ -68,7 +70,8 @@ def report(study):
 
 
 def cached(study):
-    return {path.name for path in (study.out / "cache").iterdir()}
+    """The finished batches, as folder/file."""
+    return {f"{path.parent.name}/{path.name}" for path in (study.out / "cache").glob("*/*.npz")}
 
 
 def test_report_writes_every_table_and_figure(study, report):
@@ -178,7 +181,7 @@ def test_a_pairing_recomputes_what_it_changes_and_shares_the_rest(pairings, chan
     before = cached(pairings)
     other = dataclasses.replace(pairings, name="-".join(changed.values()), **changed)
     script.run("figure4", other)
-    new = {name.rsplit("-", 1)[0] for name in cached(other) - before}
+    new = {name.split("/")[0] for name in cached(other) - before}
     assert new == recomputed
 
 
@@ -309,7 +312,47 @@ def test_images_become_what_published_weights_take(tmp_path):
     subject = Subject(Study(data=str(tmp_path), model="efficientnet-lite1"))
     preparation = subject.preparation
     assert subject.class_names[701] == "parachute"
-    assert preparation["size"] == (240, 240) and preparation["classes"][701] == "n03888257"
-    asked = Study(data="food101", model="resnet50", size=96, crop_fraction=0.875)
-    assert Subject(asked).preparation == {"size": (96, 96), "crop_fraction": 0.875}
+    assert preparation.pop("classes")[701] == "n03888257"
+    published = {"size": (240, 240), "crop_fraction": 240 / 272, "interpolation": "bicubic"}
+    assert preparation == published == models.published_resizing("efficientnet-lite1")
+    asked = Study(data="food101", model="resnet50", size=96, crop_fraction=1.0)
+    assert Subject(asked).preparation == {
+        "size": (96, 96), "crop_fraction": 1.0, "interpolation": "bilinear"
+    }  # fmt: skip
+    assert Subject(Study(model="small", size=16)).preparation == {"size": (16, 16)}
     assert Subject(Study(model="small")).preparation == {}
+
+
+def figure7_on(devices, study, monkeypatch):
+    """The rows of figure 7 computed on the first devices, and how many batches were."""
+    mesh = parallel.mesh(jax.devices()[:devices])
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "mesh", mesh)
+        before = cached(study) if study.out.exists() else set()
+        rows = RESULTS["figure7"](Measurements(study)).rows
+    return rows, cached(study) - before
+
+
+@pytest.mark.slow
+def test_figure_7_is_equal_to_the_bit_on_any_number_of_devices(study, tmp_path, monkeypatch):
+    """At one batch a device: five images in batches of two, whose last is half empty."""
+    rows = {}
+    for devices in (1, 2, 8):
+        out = tmp_path / f"{devices}"
+        small = dataclasses.replace(study, batch_size=2, cache=None, out=out, name="figure7")
+        rows[devices], _ = figure7_on(devices, small, monkeypatch)
+    assert rows[1] == rows[2] == rows[8]
+
+
+def test_a_study_grows(study, tmp_path, monkeypatch):
+    """More images: the batches that are there stay, on another number of devices too."""
+    small = dataclasses.replace(
+        study, out=tmp_path, cache=None, methods=("sensitivity",), batch_size=2, images=4
+    )
+    figure7_on(2, small, monkeypatch)
+    rows, new = figure7_on(2, dataclasses.replace(small, images=6), monkeypatch)
+    kinds = ("maps-sensitivity", "curves-sensitivity")
+    names = {f"{kind}-{version}" for kind in kinds for version in (BASE, "temperature")}
+    assert sorted(name.split("/")[0] for name in new) == sorted({*names, "curves-random"})
+    alone = dataclasses.replace(small, images=6, out=tmp_path / "alone")
+    assert rows == figure7_on(2, alone, monkeypatch)[0]

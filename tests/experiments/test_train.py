@@ -26,6 +26,12 @@ from jc2i.models.layers import batch_norm, convolution, dense
 ROOT = Path(training_script.__file__).parents[1]
 
 
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """Programs of eight devices take twice as long to compile: one test has them."""
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+
+
 @pytest.fixture
 def tiny(tmp_path):
     """A run on 40 images of 8x8 in 3 channels, two classes that differ in brightness."""
@@ -115,6 +121,43 @@ def test_batch_statistics_are_trained_and_resumed(tiny, monkeypatch):
         np.testing.assert_array_equal(one, other)
     assert straight.norm.use_running_average  # in evaluation mode
     assert np.abs(straight.norm.mean[...]).min() > 0
+
+
+def test_trains_alike_on_one_device_and_on_eight(tiny):
+    """Of statistics, too: those of the whole batch, not of a device's part of it."""
+
+    class Normalized(nnx.Module):
+        def __init__(self):
+            self.norm = nnx.BatchNorm(3, use_running_average=True, rngs=nnx.Rngs(0))
+            self.head = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+
+        def __call__(self, images):
+            return self.head(self.norm(images.mean((1, 2))))
+
+    dataset, spread = data.load(tiny.data, "train"), []
+    step, tiny = training_script._step, dataclasses.replace(tiny, optimizer="sgd")
+
+    def watched(*arguments):
+        images, weights = arguments[-2], jax.tree.leaves(arguments[2])[0]
+        spread.append((len(images.sharding.device_set), len(weights.sharding.device_set)))
+        return step(*arguments)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(training_script, "_step", watched)
+        one, eight, six = (
+            training_script.fit(
+                Normalized(),
+                dataset,
+                dataclasses.replace(tiny, batch_size=size),
+                tiny.out.with_name(f"{count}-{size}"),
+                jax.devices()[:count],
+            )
+            for count, size in ((1, 8), (8, 8), (8, 6))
+        )
+    assert spread == [(1, 1)] * 12 + [(8, 8)] * 12 + [(6, 6)] * 20
+    for first, second in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-6)
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(six)} == {1}
 
 
 class Normalized(models.Classifier):

@@ -1,21 +1,28 @@
-"""One process of several, or a process that is killed: run by test_parallel.py.
+"""One process of several, or a process that is killed: run by test_batches.py.
 
-python parallel_process.py killed FOLDER CALLS
-python parallel_process.py one_of_two PROCESS PORT FOLDER
+python process.py killed FOLDER CALLS
+python process.py slow FOLDER OUT
+python process.py digests
+python process.py one_of_two PROCESS PORT FOLDER
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
+import jc2i
 from jc2i import explainers, metrics, parallel
 
 COUNT = 11
@@ -58,16 +65,8 @@ def explain(model, images, targets, keys):
 
 def explained(mesh=None, resume=None):
     model, dataset = subject()
-    if mesh is not None:
-        model = parallel.replicate(model, mesh)
     return parallel.map_batches(
-        lambda images, targets, keys: explain(model, images, targets, keys),
-        dataset,
-        4,
-        key=key(),
-        mesh=mesh,
-        progress=False,
-        resume=resume,
+        explain, dataset, 2, model=model, key=key(), mesh=mesh, progress=False, resume=resume
     )
 
 
@@ -87,7 +86,49 @@ def killed(folder: str, calls: str) -> None:
         left -= 1
         return noise(*batch)
 
-    parallel.map_batches(dies, subject()[1], 4, key=key(), progress=False, resume=folder)
+    parallel.map_batches(
+        dies, subject()[1], 4, key=key(), progress=False, resume=folder, tag="noise"
+    )
+
+
+def slow(folder: str, out: str) -> None:
+    """Says when it starts to compute; takes a second a batch."""
+    computed = []
+
+    def waits(*batch):
+        Path(out).with_suffix(".started").touch()
+        computed.append(1)
+        time.sleep(1)
+        return noise(*batch)
+
+    result = parallel.map_batches(
+        waits, subject()[1], 4, key=key(), progress=False, resume=folder, tag="noise"
+    )
+    np.savez(out, sum=result["sum"], computed=len(computed))
+
+
+def identified():
+    """Values of every kind, whose digests are the same in every process."""
+    model, _ = subject()
+    table = np.arange(3.0)
+
+    def closure(images, words=frozenset({"one", "two", "three"})):
+        return images.sum() + table if images.shape in {(1,), (2,)} else words
+
+    return {
+        "model": jc2i.probabilities(model),
+        "set": {"one", "two", "three"},
+        "closure": closure,
+        "partial": functools.partial(explainers.rise, masks=4),
+        "jitted": jax.jit(closure),
+        "network": jc2i.models.create("small", classes=2, key=jax.random.key(0), size=8),
+        "optimizer": optax.adam(0.1),
+        "class": Dense,
+    }
+
+
+def digests() -> None:
+    print(json.dumps({name: parallel.digest(value) for name, value in identified().items()}))
 
 
 def one_of_two(process: str, port: str, folder: str) -> None:
@@ -96,14 +137,16 @@ def one_of_two(process: str, port: str, folder: str) -> None:
     mesh = parallel.mesh()
     assert mesh.size == 4 and mesh.is_multi_process
     out = Path(folder)
-    first = explained(mesh, out / "kept")
+    kept = out / f"kept{process}"  # each on a disk of its own
+    first = explained(mesh, kept)
     # As if this process alone had been killed before its second batch was kept.
     if process == "1":
-        sorted((out / "kept").glob("*-1.npz"))[1].unlink()
-    second = explained(mesh, out / "kept")
+        sorted(kept.glob("*.npz"))[1].unlink()
+    second = explained(mesh, kept)
     jax.tree.map(np.testing.assert_array_equal, first, second)
     np.savez(out / f"process{process}.npz", allow_pickle=False, **second)
 
 
 if __name__ == "__main__":
-    {"killed": killed, "one_of_two": one_of_two}[sys.argv[1]](*sys.argv[2:])
+    commands = {"killed": killed, "slow": slow, "digests": digests, "one_of_two": one_of_two}
+    commands[sys.argv[1]](*sys.argv[2:])

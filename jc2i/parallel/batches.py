@@ -1,0 +1,233 @@
+"""A function of a batch, over a whole data set: padded, on every device, resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from jc2i import checks
+from jc2i.parallel import identity
+from jc2i.parallel.mesh import part, replicate, shard
+from jc2i.parallel.store import Kept, Store, outline, tree_of
+
+
+def map_batches(
+    function: Callable[..., Any],
+    dataset: Any,
+    batch_size: int,
+    *,
+    model: Any = None,
+    key: Array | None = None,
+    mesh: Mesh | None = None,
+    progress: bool | str = True,
+    resume: str | os.PathLike | None = None,
+    tag: str = "",
+) -> Any:
+    """Applies a function of a batch to a whole data set: padded, on every device, resumable.
+
+    Every device computes batches of one shape, however many devices there are: the data set is
+    cut into batches of `batch_size`, the last filled up by repeating its last item (the surplus
+    results are dropped). A mesh takes several batches at once, side by side in arrays that are
+    split over it. Of its devices as many are used as give the same number of rounds: none computes
+    only what is dropped.
+
+    Args:
+      function: `function(*batch)`, with `model` before the batch where one is given and `keys`
+        behind it where a key is, returning a pytree of arrays with the batch as leading axis;
+        `keys` holds `fold_in(key, i)` for item i of the data set, so that no result depends on the
+        batch that held it.
+      dataset: an array, a tuple of arrays with one leading axis, or an object with `len` whose
+        indexing by an array of indices gives such a tuple (a `jc2i.data` data set).
+      batch_size: items a batch, of one device; where there are fewer items, their number.
+      model: a pytree of arrays (weights, a score) that is copied once to every device. What
+        `function` closes over is copied at each call, unless it is on the whole mesh already.
+      key: the data set's key, for functions that need randomness.
+      mesh: compute on these devices; None for the default device.
+      progress: whether to show a progress bar with the time left; a string names it.
+      resume: a folder that keeps each finished batch, so that a run killed at any moment goes on
+        where it stopped, on as many devices as there are then, and a run over more items uses the
+        batches there are; None keeps nothing. A batch is called by all that it depends on: its
+        items, the model, the key, the function and the versions of the code. So several
+        computations may share a folder; of two processes with the same one, one waits.
+      tag: what the function is known by, in place of its code and all that it closes over, where
+        those are too much or cannot be told. See `digest`.
+
+    Returns:
+      The pytree of results for the whole data set as NumPy arrays.
+
+    Raises:
+      ValueError: for an empty data set, a result without the batch as leading axis, a damaged file
+        in the `resume` folder, or a function that needs a tag.
+    """
+    checks.count(batch_size=batch_size)
+    fetch, length = _indexing(dataset)
+    size = min(batch_size, length)
+    batches = [  # the last is filled up with its last item
+        np.minimum(np.arange(start, start + size), length - 1) for start in range(0, length, size)
+    ]
+    store = None
+    if resume is not None:
+        store = _store(Path(resume), function, tag, (model, key, size))
+    # The processes of one run compute together: the first holds the lock for all of them.
+    lock = store.alone() if store and jax.process_index() == 0 else contextlib.nullcontext()
+    with lock:
+        kept = _finished(store, batches, fetch, mesh) if store else {}
+        missing = [number for number in range(len(batches)) if number not in kept]
+        mesh = _fitting(mesh, len(missing), function)
+        together = 1 if mesh is None else mesh.size
+        if model is not None and mesh is not None:
+            model = replicate(model, mesh)
+
+        def compute(items: np.ndarray, batch: tuple) -> Any:
+            if key is not None:
+                batch = (*batch, jax.vmap(jax.random.fold_in, (None, 0))(key, items))
+            if mesh is not None:
+                batch = shard(batch, mesh)
+            return function(*batch) if model is None else function(model, *batch)
+
+        structure = None
+        with _progress(progress, len(batches)) as advance:
+            advance(len(kept))
+            for start in range(0, len(missing), together):
+                numbers = missing[start : start + together]
+                filled = numbers + numbers[-1:] * (together - len(numbers))
+                items = np.concatenate([batches[number] for number in filled])
+                batch = fetch(items)
+                result = compute(items, batch)
+                leaves, structure = jax.tree.flatten(result)
+                leaves = [_on_host(leaf, len(items)) for leaf in leaves]
+                for place, number in enumerate(numbers):
+                    first, count = place * size, min(size, length - number * size)
+                    own = [leaf[first : first + count] for leaf in leaves]
+                    kept[number] = Kept(own, outline(result))
+                    if store:
+                        inputs = tuple(array[first : first + size] for array in batch)
+                        store.write(store.path((batches[number], inputs)), kept[number])
+                advance(len(numbers))
+        if structure is None:
+            structure = _structure(kept[0], lambda: compute(batches[0], fetch(batches[0])))
+    alike = len({len(batch.leaves) for batch in kept.values()}) == 1
+    takes = "another tag for another function"
+    checks.require(alike, "tag", f"{tag!r}, with results of several structures", takes)
+    numbers = range(len(batches))
+    columns = zip(*(kept[number].leaves for number in numbers), strict=True)
+    return jax.tree.unflatten(structure, [np.concatenate(arrays) for arrays in columns])
+
+
+def _indexing(dataset: Any) -> tuple[Callable[[np.ndarray], tuple], int]:
+    takes = "an array, a tuple of arrays, or an object with len that indices give tuples of"
+    if isinstance(dataset, jax.Array | np.ndarray):
+        dataset = (dataset,)
+    checks.require(not isinstance(dataset, list), "dataset", "a list", takes)
+    if isinstance(dataset, tuple):
+        for entry in dataset:
+            is_array = isinstance(entry, jax.Array | np.ndarray) and entry.ndim > 0
+            checks.require(is_array, "dataset", f"a tuple with {type(entry).__name__}", takes)
+        lengths = {len(array) for array in dataset}
+        one = len(lengths) == 1
+        checks.require(one, "dataset", f"lengths {sorted(lengths)}", "arrays of one length")
+        arrays, length = dataset, lengths.pop()
+
+        def fetch(index: np.ndarray) -> tuple:
+            return tuple(array[index] for array in arrays)
+    else:
+        length = len(dataset)
+
+        def fetch(index: np.ndarray) -> tuple:
+            return tuple(dataset[index])
+
+    checks.require(length > 0, "dataset", "no items", "at least one")
+    return fetch, length
+
+
+def _store(folder: Path, function: Callable, tag: str, others: tuple) -> Store:
+    """The kept results of a function, which is known by its tag or else by its code."""
+    if not tag:
+        unknown = [x for x in identity.parts(function) if isinstance(x, identity.Unknown)]
+        got = f"a function that depends on {unknown[0].what}" if unknown else ""
+        checks.require(not unknown, "resume", got, "tag= with what its results depend on")
+    settings = [getattr(jax.config, name) for name in _SETTINGS]
+    return Store(folder, (tag or function, *others, jax.__version__, settings))
+
+
+_SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision")
+"""JAX's settings that numbers depend on."""
+
+
+def _finished(store: Store, batches: list, fetch: Callable, mesh: Mesh | None) -> dict[int, Kept]:
+    """The batches kept by every process, so that all agree on which ones to compute together."""
+    several = mesh is not None and mesh.is_multi_process
+    if not several and store.is_empty():
+        return {}  # nothing is decoded only to be called by a name
+    paths = [store.path((index, fetch(index))) for index in batches]
+    there = np.array([path.exists() for path in paths])
+    if several:
+        from jax.experimental import multihost_utils
+
+        there = np.all(np.asarray(multihost_utils.process_allgather(there)), axis=0)
+    return {int(number): store.read(paths[number]) for number in np.flatnonzero(there)}
+
+
+def _fitting(mesh: Mesh | None, batches: int, function: Callable) -> Mesh | None:
+    """As many devices of a mesh as give the same number of rounds."""
+    if mesh is None or mesh.is_multi_process:
+        return mesh
+    held = (x for x in identity.parts(function) if isinstance(x, jax.Array))
+    if any(len(array.sharding.device_set) > 1 for array in held):
+        return mesh  # what is on all its devices cannot meet what is on some of them
+    rounds = max(1, -(-batches // mesh.size))
+    return part(mesh, max(1, -(-batches // rounds)))
+
+
+def _on_host(leaf: Any, items: int) -> np.ndarray:
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        from jax.experimental import multihost_utils
+
+        leaf = multihost_utils.process_allgather(leaf, tiled=True)
+    array = np.asarray(leaf)
+    takes = f"one that returns arrays[batch, ...] for its {items} items"
+    by_item = array.ndim > 0 and len(array) == items
+    checks.require(by_item, "function", f"one that returns {checks.describe(array)}", takes)
+    return array
+
+
+def _structure(kept: Kept, compute: Callable[[], Any]) -> Any:
+    """The structure of results that are all kept.
+
+    Of a class of the caller's nothing is made from a file: where there is one, the function says
+    which, traced if it can be.
+    """
+    if kept.outline is not None:
+        return jax.tree.structure(tree_of(kept.outline))
+    try:
+        return jax.tree.structure(jax.eval_shape(compute))
+    except Exception:  # a function of NumPy's, say
+        return jax.tree.structure(compute())
+
+
+@contextlib.contextmanager
+def _progress(progress: bool | str, total: int) -> Iterator[Callable[[int], None]]:
+    if not progress or jax.process_index() != 0:
+        yield lambda count: None
+        return
+    from rich import progress as bar
+
+    columns = (
+        bar.TextColumn("{task.description}"),
+        bar.BarColumn(),
+        bar.MofNCompleteColumn(),
+        bar.TimeElapsedColumn(),
+        bar.TextColumn("left"),
+        bar.TimeRemainingColumn(),
+    )
+    with bar.Progress(*columns) as shown:
+        task = shown.add_task("batches" if progress is True else progress, total=total)
+        yield lambda count: shown.advance(task, count)

@@ -1,0 +1,121 @@
+"""A mesh of devices, and arrays that are split over it or copied to each of its devices."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jc2i import checks
+
+AXIS = "batch"
+
+
+def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A one-dimensional mesh over devices, along which batches are split.
+
+    Args:
+      devices: the devices; None for all of them, on every host.
+
+    Returns:
+      A mesh with the one axis `"batch"`.
+
+    Raises:
+      ValueError: if there are no devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    checks.require(len(devices) > 0, "devices", "none", "at least one device")
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def shard(arrays: Any, mesh: Mesh) -> Any:
+    """Splits the leading axis of each array over the devices of a mesh.
+
+    Every process passes the whole batch and keeps the part of its own devices.
+
+    Args:
+      arrays: a pytree of arrays whose leading axis the mesh's size divides.
+      mesh: the mesh, from `mesh()`.
+
+    Returns:
+      The same arrays, sharded.
+
+    Raises:
+      ValueError: if the mesh's size does not divide a leading axis.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def place(array: Any) -> jax.Array:
+        if array.shape[0] % mesh.size:
+            takes = f"a multiple of the mesh's {mesh.size} devices"
+            raise checks.invalid("arrays", f"a leading axis of {array.shape[0]}", takes)
+        if not jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+            array = np.asarray(array)
+            return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
+        return jax.random.wrap_key_data(
+            place(jax.random.key_data(array)), impl=jax.random.key_impl(array)
+        )
+
+    return jax.tree.map(place, arrays)
+
+
+def replicate(arrays: Any, mesh: Mesh) -> Any:
+    """Puts a whole copy of each array (a model's weights, say) on every device of a mesh.
+
+    Args:
+      arrays: a pytree of arrays, a model for example. Leaves that are no arrays stay as they are.
+      mesh: the mesh, from `mesh()`.
+
+    Returns:
+      The same pytree, replicated.
+    """
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def place(leaf: Any) -> Any:
+        is_array = isinstance(leaf, jax.Array | np.ndarray | np.generic)
+        return jax.device_put(leaf, everywhere) if is_array else leaf
+
+    return jax.tree.map(place, arrays)
+
+
+def part(mesh: Mesh, count: int) -> Mesh:
+    """A mesh of the first devices of another."""
+    return jax.make_mesh(
+        (count,), (AXIS,), axis_types=(AxisType.Auto,), devices=list(mesh.devices.flat)[:count]
+    )
+
+
+def on_each_device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiles a function of a model and a batch so that each device runs it on its own part.
+
+    So the compiled shape, and with it every bit of a result, is that of one device alone, and no
+    device waits for another.
+
+    Args:
+      function: `function(model, *batch)`, a pytree of arrays and arrays with one leading axis,
+        returning a pytree of arrays with that axis; each item's result is its own.
+
+    Returns:
+      The compiled function; a batch that is not sharded is computed where it is.
+    """
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def compiled(mesh: Mesh | None, model: Any, *batch: jax.Array) -> Any:
+        if mesh is None:
+            return function(model, *batch)
+        part = PartitionSpec(AXIS)
+        parts = (PartitionSpec(), *[part] * len(batch))
+        # Its checks would sum the gradient of what each device makes for itself over the devices.
+        local = jax.shard_map(function, mesh=mesh, in_specs=parts, out_specs=part, check_vma=False)
+        return local(model, *batch)
+
+    def call(model: Any, *batch: jax.Array) -> Any:
+        sharding = getattr(batch[0], "sharding", None)
+        spread = isinstance(sharding, NamedSharding) and sharding.mesh.size > 1
+        return compiled(sharding.mesh if spread else None, model, *batch)
+
+    return call

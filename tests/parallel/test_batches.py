@@ -1,0 +1,418 @@
+from __future__ import annotations
+
+import functools
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jc2i import parallel
+
+SCRIPT = Path(__file__).with_name("process.py")
+shared = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
+noise, KEY, COUNT = shared.noise, shared.key(), shared.COUNT
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return shared.subject()[1]
+
+
+def run(dataset, batch_size=4, function=noise, key=KEY, **options):
+    return parallel.map_batches(
+        function, dataset, batch_size, key=key, **({"progress": False} | options)
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(dataset):
+    """The results without batches, worked by hand."""
+    images, targets = dataset
+    keys = jnp.stack([jax.random.fold_in(KEY, i) for i in range(COUNT)])
+    return jax.tree.map(np.asarray, noise(images, targets, keys))
+
+
+def assert_equal(first, second):
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def start(*arguments, devices=1) -> subprocess.Popen:
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(parallel.__file__).parents[2]),
+        "JAX_PLATFORMS": "cpu",
+        # The last of two equal flags counts: only the number of devices is another than here.
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
+    }
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 16])
+def test_equals_one_call_whatever_the_batch_size(dataset, whole, batch_size):
+    got = run(dataset, batch_size)
+    assert isinstance(got["sum"], np.ndarray)
+    np.testing.assert_array_equal(got["draws"][0], whole["draws"][0])
+    np.testing.assert_array_equal(got["draws"][1][0], whole["draws"][1][0])
+    np.testing.assert_allclose(got["sum"], whole["sum"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("key", [KEY, jax.random.key(5)])
+def test_a_mesh_changes_nothing(dataset, key):
+    one, two, eight = (
+        run(dataset, 2, key=key, mesh=parallel.mesh(jax.devices()[:count])) for count in (1, 2, 8)
+    )
+    assert_equal(two, one)
+    assert_equal(eight, one)
+    alone = run(dataset, 2, key=key)
+    assert_equal(eight["draws"], alone["draws"])
+    np.testing.assert_allclose(eight["sum"], alone["sum"], rtol=1e-6)  # NumPy adds in another order
+
+
+def test_the_batch_of_a_device_does_not_depend_on_how_many_there_are(dataset):
+    """Eleven items in batches of two are six batches: one round of six, two of three."""
+    seen = []
+
+    def watched(images, targets):
+        (rows,) = {shard.data.shape[0] for shard in images.addressable_shards}
+        seen.append((rows, len(images.sharding.device_set)))
+        return targets
+
+    for devices, rounds in ((8, [(2, 6)]), (4, [(2, 3)] * 2), (5, [(2, 3)] * 2), (1, [(2, 1)] * 6)):
+        seen.clear()
+        run(dataset, 2, watched, key=None, mesh=parallel.mesh(jax.devices()[:devices]))
+        assert seen == rounds
+
+
+def test_weights_that_are_on_the_whole_mesh_already_keep_it(dataset):
+    mesh = parallel.mesh()
+    weights = parallel.replicate(np.float32(2), mesh)
+    got = run(dataset, 2, lambda images, targets: weights * targets, key=None, mesh=mesh)
+    np.testing.assert_array_equal(got, 2 * dataset[1])
+
+
+def test_a_model_is_the_first_argument_on_every_device(dataset):
+    model, devices = {"gain": jnp.float32(3)}, []
+
+    def scaled(model, images, targets, keys):
+        devices.append(len(model["gain"].sharding.device_set))
+        return model["gain"] * targets
+
+    for mesh in (None, parallel.mesh()):
+        got = run(dataset, 2, scaled, model=model, mesh=mesh)
+        np.testing.assert_array_equal(got, 3 * dataset[1])
+    assert set(devices[:6]) == {1} and devices[6:] == [6]
+
+
+def test_the_function_sees_one_shape_and_no_missing_item(dataset):
+    seen = []
+
+    def watched(images, targets):
+        seen.append((images.shape, targets.tolist()))
+        return targets
+
+    got = run((dataset[0], np.arange(COUNT)), 4, watched, key=None)
+    np.testing.assert_array_equal(got, np.arange(COUNT))
+    assert {shape for shape, _ in seen} == {(4, *dataset[0].shape[1:])}
+    # The last batch is filled up with its last item.
+    assert [indices for _, indices in seen] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 10]]
+
+
+def test_a_batch_is_spread_over_the_devices(dataset):
+    def spread(images, targets, keys):
+        devices = {d for x in (images, targets, keys) for d in x.sharding.device_set}
+        return np.full(len(images), len(devices))
+
+    assert (run(dataset, 1, spread, mesh=parallel.mesh(jax.devices()[:6])) == 6).all()
+
+
+def test_an_array_is_one_of_a_tuple(dataset):
+    summed = {"function": lambda images: images.sum((1, 2, 3)), "key": None}
+    for batch_size in (1, 4):
+        got = run(dataset[0], batch_size, **summed)
+        np.testing.assert_array_equal(got, run(dataset[:1], batch_size, **summed))
+        assert got.shape == (COUNT,)
+
+
+class Indexed:
+    """A data set whose items are made when they are asked for."""
+
+    def __init__(self, arrays):
+        self.arrays, self.asked = arrays, []
+
+    def __len__(self):
+        return len(self.arrays[0])
+
+    def __getitem__(self, index):
+        self.asked.extend(index.tolist())
+        return tuple(array[index] for array in self.arrays)
+
+
+def test_takes_an_indexed_data_set_batch_by_batch(dataset):
+    indexed = Indexed(dataset)
+    assert_equal(run(indexed), run(dataset))
+    assert indexed.asked == [*range(COUNT), COUNT - 1]
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2])
+def test_an_interrupted_run_goes_on_where_it_stopped(dataset, tmp_path, calls):
+    done = 0
+
+    def interrupted(*batch):
+        nonlocal done
+        if done == calls:
+            raise KeyboardInterrupt
+        done += 1
+        return noise(*batch)
+
+    # What counts or interrupts closes over what changes: they are known by a tag.
+    noise_known = {"resume": tmp_path / "kept", "tag": "noise"}
+    with pytest.raises(KeyboardInterrupt):
+        run(dataset, function=interrupted, **noise_known)
+
+    computed = []
+
+    def counted(*batch):
+        computed.append(1)
+        return noise(*batch)
+
+    assert_equal(run(dataset, function=counted, **noise_known), run(dataset))
+    assert len(computed) == 3 - calls
+    noise_known["resume"] = str(tmp_path / "kept")
+    assert_equal(run(dataset, function=counted, **noise_known), run(dataset))
+    assert len(computed) == 3 - calls  # nothing is computed twice
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_where_it_stopped(dataset, tmp_path):
+    process = start("killed", tmp_path, 2)
+    assert process.wait(timeout=120) == -signal.SIGKILL
+    process.stderr.close()
+    computed = []
+
+    def counted(*batch):
+        computed.append(1)
+        return noise(*batch)
+
+    assert_equal(run(dataset, function=counted, resume=tmp_path, tag="noise"), run(dataset))
+    assert len(computed) == 1
+
+
+def middle_changed(dataset):
+    images = dataset[0].copy()
+    images[COUNT // 2, 0, 0, 0] += 1e-6
+    return images, dataset[1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "computed"),
+    [
+        ({}, []),
+        ({"tag": "other weights"}, [0, 1, 2]),
+        ({"model": jnp.float32(2)}, [0, 1, 2]),
+        ({"batch_size": 3}, [0, 1, 2, 3]),
+        ({"key": jax.random.key(4)}, [0, 1, 2]),
+        ({"dataset": middle_changed}, [1]),
+        ({"dataset": lambda dataset: Indexed(middle_changed(dataset))}, [1]),
+        ({"dataset": lambda dataset: tuple(array[:-1] for array in dataset)}, [2]),
+        ({"dataset": lambda dataset: (dataset[0], dataset[1].astype("f4"))}, [0, 1, 2]),
+    ],
+)
+def test_what_changes_is_computed_and_the_rest_is_not(dataset, tmp_path, changed, computed):
+    make = changed.get("dataset", lambda dataset: dataset)
+    kept = Indexed(dataset) if isinstance(make(dataset), Indexed) else dataset
+    count = []
+
+    def counted(*batch):
+        count.append(1)
+        return noise(*batch[-3:])
+
+    known = {"function": counted, "resume": tmp_path, "tag": "noise", "model": jnp.float32(1)}
+    whole = run(kept, **known)
+    count.clear()
+    changed = {name: value for name, value in changed.items() if name != "dataset"}
+    got = run(make(dataset), **{**known, **changed})
+    assert len(count) == len(computed)
+    plain = {name: value for name, value in changed.items() if name in ("batch_size", "key")}
+    assert_equal(got, run(make(dataset), **plain))
+    count.clear()
+    assert_equal(run(kept, **known), whole)
+    assert count == []  # both are kept, side by side
+
+
+@pytest.mark.parametrize("devices", [(1, 8), (8, 1), (2, 3)])
+def test_a_run_goes_on_with_other_devices_and_more_items(dataset, tmp_path, devices):
+    computed = []
+
+    def counted(*batch):
+        computed.append(len(batch[0]))
+        return noise(*batch)
+
+    first, second = (parallel.mesh(jax.devices()[:count]) for count in devices)
+    known = {"function": counted, "resume": tmp_path, "tag": "noise"}
+    run(tuple(array[:7] for array in dataset), 2, mesh=first, **known)
+    computed.clear()
+    # Three whole batches are there; the half one, and those of new items, are not.
+    got = run(dataset, 2, mesh=second, **known)
+    assert_equal(got, run(dataset, 2, mesh=second))
+    assert sum(computed) in (6, 8)  # 2 rounds of 2 devices are one batch more
+    computed.clear()
+    run(dataset, 2, mesh=first, **known)
+    assert computed == []
+
+
+class Both(NamedTuple):
+    first: object
+    second: object
+
+
+def half(values):
+    return jnp.asarray(values, jnp.bfloat16)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda v: v,
+        lambda v: half(v),
+        lambda v: v.astype("f2"),
+        lambda v: jnp.asarray(v, jnp.float8_e4m3fn),
+        lambda v: Both(half(v), 2 * v),
+        lambda v: {"both": [Both(v, v > 3)]},
+        lambda v: {0: v, 1: 2 * v},
+        lambda v: (v, [v, {"a": v[:, None]}], None, ()),
+    ],
+)
+def test_results_come_back_as_they_were(tmp_path, make):
+    dataset, known = (np.arange(10, dtype="f4"),), {"key": None, "resume": tmp_path}
+    alone = run(dataset, function=make, key=None)
+    assert_same = functools.partial(assert_equal_types, alone)
+    assert_same(run(dataset, function=make, **known))
+    assert_same(run(dataset, function=make, **known))
+    sorted(tmp_path.glob("*.npz"))[1].unlink()
+    assert_same(run(dataset, function=make, **known))
+
+
+def assert_equal_types(first, second):
+    assert_equal(first, second)
+    for one, other in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        assert type(one) is type(other) and one.dtype == other.dtype
+
+
+def test_another_function_is_another_computation(tmp_path):
+    known = {"key": None, "resume": tmp_path}
+    dataset = (np.arange(10, dtype="f4"),)
+    for factor in (2, 5, 2):
+        got = run(dataset, function=lambda v: factor * v, **known)  # noqa: B023
+        np.testing.assert_array_equal(got, factor * dataset[0])
+    np.testing.assert_array_equal(run(dataset, function=lambda v: v - 1, **known), dataset[0] - 1)
+
+
+def test_a_function_that_cannot_be_told_needs_a_tag(tmp_path):
+    lock, dataset = threading.Lock(), (np.arange(3),)
+
+    def locked(values):
+        with lock:
+            return values
+
+    with pytest.raises(ValueError, match="resume: got a function that depends on an object of _th"):
+        run(dataset, function=locked, key=None, resume=tmp_path)
+    run(dataset, function=locked, key=None, resume=tmp_path, tag="values")
+
+
+def test_one_tag_for_two_structures_is_refused(dataset, tmp_path):
+    known = {"key": None, "resume": tmp_path, "tag": "mine"}
+    run(dataset, function=lambda images, targets: targets, **known)
+    sorted(tmp_path.glob("*.npz"))[0].unlink()
+    with pytest.raises(ValueError, match="tag: got 'mine', with results of several"):
+        run(dataset, function=lambda images, targets: (targets, images), **known)
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_waits(tmp_path):
+    kept, processes = tmp_path / "kept", []
+    for name in ("first", "second"):
+        processes.append(start("slow", kept, tmp_path / f"{name}.npz"))
+        until = time.monotonic() + 120
+        while name == "first" and not (tmp_path / "first.started").exists():
+            assert processes[0].poll() is None and time.monotonic() < until
+            time.sleep(0.01)
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert "resume: waiting for the process that computes in" in errors[1]
+    first, second = (np.load(tmp_path / f"{name}.npz") for name in ("first", "second"))
+    assert (int(first["computed"]), int(second["computed"])) == (3, 0)
+    np.testing.assert_array_equal(first["sum"], second["sum"])
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", None])
+def test_a_damaged_batch_is_refused_by_name(dataset, tmp_path, content):
+    run(dataset, resume=tmp_path)
+    damaged = sorted(tmp_path.glob("*.npz"))[1]
+    kept = damaged.read_bytes()
+    damaged.write_bytes(kept[: len(kept) // 2] if content is None else content)
+    with pytest.raises(ValueError, match=f"resume: got the damaged .*{damaged.name}"):
+        run(dataset, resume=tmp_path)
+    damaged.unlink()
+    assert_equal(run(dataset, resume=tmp_path), run(dataset))
+    assert damaged.read_bytes() == kept
+
+
+def test_progress_names_the_work_and_counts_batches(dataset, capsys):
+    run(dataset, progress="digits")
+    shown = capsys.readouterr().out
+    assert "digits" in shown and "3/3" in shown
+    run(dataset, progress=True)
+    assert "batches" in capsys.readouterr().out
+    run(dataset, progress=False)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"dataset": (np.zeros((0, 2)),)}, "dataset: got no items, takes at least one"),
+        ({"dataset": (np.zeros(2), np.zeros(3))}, r"dataset: got lengths \[2, 3\], takes arrays"),
+        ({"dataset": [np.zeros(2)]}, "dataset: got a list, takes an array, a tuple of arrays"),
+        ({"dataset": ([1, 2],)}, "dataset: got a tuple with list, takes an array, a tuple of"),
+        ({"batch_size": 0}, "batch_size: got 0, takes a whole number above 0"),
+        ({"function": lambda *batch: 3}, r"function: got one that returns int64\[\], takes one"),
+        ({"function": lambda *batch: np.zeros(3)}, r"returns float64\[3\], takes one that returns"),
+    ],
+)
+def test_refuses_bad_input(dataset, changed, message):
+    with pytest.raises(ValueError, match=message):
+        run(**({"dataset": dataset} | changed))
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    processes = [start("one_of_two", i, port, tmp_path, devices=2) for i in range(2)]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=240)
+            assert process.returncode == 0, errors[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+    alone = shared.explained()
+    for i in range(2):
+        with np.load(tmp_path / f"process{i}.npz") as together:
+            assert set(together.files) == set(alone)
+            for name, values in alone.items():
+                np.testing.assert_allclose(together[name], values, rtol=1e-4, atol=1e-6)
