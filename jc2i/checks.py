@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
+from jax.core import Tracer as Tracer
 
 Array = jax.Array | np.ndarray
 """What a public function accepts where it says array."""
@@ -46,7 +46,7 @@ def number(argument: str, got: Any, takes: str = "a number above 0") -> Any:
     """A finite number above zero: Python's, NumPy's, an array of rank 0, or one being traced."""
     if isinstance(got, Tracer) and got.ndim == 0 and jnp.issubdtype(got.dtype, jnp.floating):
         return got
-    item = _item(got)
+    item = item_of(got)
     real = isinstance(item, int | float) and not isinstance(item, bool) and 0 < item < np.inf
     require(real, argument, describe(got), takes)
     return float(item)
@@ -54,7 +54,7 @@ def number(argument: str, got: Any, takes: str = "a number above 0") -> Any:
 
 def whole(argument: str, got: Any, takes: str = "a whole number above 0", least: int = 1) -> int:
     """A whole number of at least `least`: Python's, NumPy's or an array of rank 0."""
-    item = _item(got)
+    item = item_of(got)
     fits = isinstance(item, int) and not isinstance(item, bool) and item >= least
     require(fits, argument, describe(got), takes)
     return item
@@ -62,12 +62,12 @@ def whole(argument: str, got: Any, takes: str = "a whole number above 0", least:
 
 def flag(argument: str, got: Any) -> bool:
     """A truth value: Python's, NumPy's or an array of rank 0."""
-    item = _item(got)
+    item = item_of(got)
     require(isinstance(item, bool), argument, describe(got), "True or False")
     return item
 
 
-def _item(value: Any) -> Any:
+def item_of(value: Any) -> Any:
     """What Python has for a NumPy scalar or an array of rank 0."""
     scalar = isinstance(value, np.generic | np.ndarray | jax.Array) and not np.ndim(value)
     if not scalar or isinstance(value, Tracer):
@@ -105,16 +105,12 @@ def describe(value: Any) -> str:
     if isinstance(value, np.generic):
         return repr(value.item())
     if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"{value.dtype}{list(value.shape)}"
+        # A number is said, an array described.
+        number = not np.ndim(value) and is_concrete(value) and item_of(value) is not value
+        return repr(item_of(value)) if number else f"{value.dtype}{list(value.shape)}"
     if isinstance(value, list | tuple) and len(value) > 8:
         return f"a {type(value).__name__} of {len(value)}"
     return repr(value)
-
-
-def native(value: Any) -> Any:
-    """An array in the byte order of this machine, which is the only one that JAX takes."""
-    swapped = isinstance(value, np.ndarray) and not value.dtype.isnative
-    return value.astype(value.dtype.newbyteorder("=")) if swapped else value
 
 
 def finite_batch(argument: str, value: Any, rank: int, axes: str) -> jax.Array:

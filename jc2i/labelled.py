@@ -17,9 +17,6 @@ from jc2i import checks
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-LONGEST = 100
-"""Characters of a refused value that are repeated in the message."""
-
 ROW_TOLERANCE = 1e-3
 """How near to 1 the rows of logits sum that are taken for probabilities."""
 
@@ -87,7 +84,7 @@ def _check_scores(scores: str, values: dict[str, Any]) -> None:
         try:
             labels = np.asarray(labels)
         except ValueError:  # rows of unequal lengths
-            raise checks.invalid("labels", shortened(labels), takes) from None
+            raise checks.invalid("labels", checks.describe(labels), takes) from None
     labels = numeric("labels", labels, takes)
     values["labels"] = checks.class_indices("labels", labels, batch, classes, f"rows of {scores}")
     concrete = checks.is_concrete(values[scores])
@@ -99,9 +96,8 @@ def _check_scores(scores: str, values: dict[str, Any]) -> None:
 def numeric(argument: str, value: Any, takes: str) -> jax.Array | np.ndarray:
     """An array of numbers in this machine's byte order; anything else is refused."""
     if not isinstance(value, jax.Array | np.ndarray):
-        raise checks.invalid(argument, shortened(value), takes)
-    if isinstance(value, np.ndarray) and not value.dtype.isnative:
-        value = value.astype(value.dtype.newbyteorder("="))
+        raise checks.invalid(argument, checks.describe(value), takes)
+    value = checks.native(value)
     if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
         raise checks.invalid(argument, checks.describe(value), takes)
     return value
@@ -141,15 +137,17 @@ def number(values: dict[str, Any], name: str, takes: str, valid: Callable[[float
         return
     got = values[name]
     if isinstance(got, bool) or not isinstance(got, int | float | np.generic | checks.Array):
-        raise checks.invalid(name, shortened(got), takes)
+        raise checks.invalid(name, checks.describe(got), takes)
     if not checks.is_concrete(got):
-        checks.require(got.shape == () and _real(got.dtype), name, checks.describe(got), takes)
+        checks.require(
+            jnp.shape(got) == () and _real(jnp.result_type(got)), name, checks.describe(got), takes
+        )
         values[name] = widened(got)
         return
     array = np.asarray(got)
     if array.shape != () or not _real(array.dtype):
-        raise checks.invalid(name, shortened(got), takes)
-    checks.require(valid(float(array)), name, shortened(got), takes)
+        raise checks.invalid(name, checks.describe(got), takes)
+    checks.require(valid(float(array)), name, checks.describe(got), takes)
     wide = any(jnp.asarray(v).dtype == jnp.float64 for v in _scores(values))
     values[name] = array.astype(np.float64 if wide else np.float32)
 
@@ -164,23 +162,14 @@ def _real(dtype: Any) -> bool:
 
 def whole(values: dict[str, Any], name: str) -> None:
     """Replaces a count by a Python integer above 0; refuses anything else."""
-    if name not in values:
-        return
-    got = values[name]
-    if isinstance(got, np.integer | np.ndarray | jax.Array) and checks.is_concrete(got):
-        array = np.asarray(got)
-        got = int(array) if array.shape == () and array.dtype.kind in "iu" else got
-    valid = isinstance(got, int) and not isinstance(got, bool) and got > 0
-    checks.require(valid, name, shortened(got), "a whole number above 0")
-    values[name] = got
+    if name in values:
+        values[name] = checks.whole(name, values[name])
 
 
 def flag(values: dict[str, Any], name: str) -> None:
     """Replaces a choice of two by a Python bool; refuses anything else."""
     if name in values:
-        got = values[name]
-        checks.require(isinstance(got, bool | np.bool_), name, shortened(got), "True or False")
-        values[name] = bool(got)
+        values[name] = checks.flag(name, values[name])
 
 
 def word(values: dict[str, Any], name: str, choices: tuple[str, ...]) -> None:
@@ -188,16 +177,4 @@ def word(values: dict[str, Any], name: str, choices: tuple[str, ...]) -> None:
     if name in values:
         valid = isinstance(values[name], str) and values[name] in choices
         takes = " or ".join(map(repr, choices))
-        checks.require(valid, name, shortened(values[name]), takes)
-
-
-def shortened(value: Any) -> str:
-    """How a message says a value: an array by dtype and shape, a long list by its length."""
-    if hasattr(value, "shape") and value.shape != ():
-        return checks.describe(value)
-    if isinstance(value, list | tuple) and len(value) > 8:
-        return f"a {type(value).__name__} of {len(value)} entries"
-    if isinstance(value, np.generic | np.ndarray | jax.Array) and checks.is_concrete(value):
-        value = np.asarray(value).item()
-    text = repr(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+        checks.require(valid, name, checks.describe(values[name]), takes)

@@ -12,8 +12,8 @@ from jc2i import scores
 
 def blend(
     images: Float[Array, "*#axes"], keep: Float[Array, "*#axes"], fill: Float[Array, "*#axes"]
-) -> Float[Array, "..."]:
-    """x m + r (1 - m): the images where the mask is 1, what fills them where it is 0.
+) -> Float[Array, ...]:
+    """X m + r (1 - m): the images where the mask is 1, what fills them where it is 0.
 
     Args:
       images: the images x.

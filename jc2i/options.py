@@ -16,10 +16,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-
 from jaxtyping import Array, Float
 
 from jc2i import checks, removal
+from jc2i.normalization import as_maps
 
 Scalar = int | float | Float[Array, ""]
 """How a number with a point is annotated: given as one, it reaches the method as an array."""
@@ -43,11 +43,8 @@ class Whole:
     def read(self, name: str, value: Any, images: Any) -> int:
         """The number as Python's."""
         del images
-        number = _item(value)
-        whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
         takes = "a whole number above 0" if self.least == 1 else f"a whole number from {self.least}"
-        checks.require(whole and number >= self.least, name, checks.describe(value), takes)
-        return int(number)
+        return checks.whole(name, value, takes, self.least)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +58,8 @@ class Number:
 
     def read(self, name: str, value: Any, images: Any) -> Any:
         """The number as an array of rank 0."""
-        number = _item(value)
-        if isinstance(number, jax.core.Tracer):
+        number = checks.item_of(value)
+        if isinstance(number, checks.Tracer):
             checks.require(number.ndim == 0, name, checks.describe(value), self.takes)
             return number.astype(images.dtype)
         real = isinstance(number, int | float | np.number) and not isinstance(number, bool)
@@ -86,7 +83,7 @@ class OneOf:
     def read(self, name: str, value: Any, images: Any) -> str | int | None:
         """The choice itself."""
         del images
-        value = _item(value)
+        value = checks.item_of(value)
         known = isinstance(value, str | int | None) and not isinstance(value, bool)
         takes = " or ".join(map(repr, self.choices))
         checks.require(known and value in self.choices, name, checks.describe(value), takes)
@@ -100,10 +97,7 @@ class Flag:
     def read(self, name: str, value: Any, images: Any) -> bool:
         """The truth value as Python's."""
         del images
-        truth = _item(value)
-        known = isinstance(truth, bool | np.bool_)
-        checks.require(known, name, checks.describe(value), "True or False")
-        return bool(truth)
+        return checks.flag(name, value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,10 +111,10 @@ class Text:
         del images
         if self.several and isinstance(value, list | tuple) and value:
             if all(isinstance(word, str) for word in value):
-                return tuple(value)
+                return tuple(map(str, value))
         takes = "a name, or several" if self.several else "a name"
         checks.require(isinstance(value, str), name, checks.describe(value), takes)
-        return value
+        return str(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,14 +209,8 @@ class Maps:
 
     def read(self, name: str, value: Any, images: Any) -> Any:
         """The maps as floats; NaN and infinity stay, and make that image's result NaN."""
-        value = checks.native(value)
-        shape = images.shape[:3]
-        real = isinstance(value, jax.Array | np.ndarray) and any(
-            jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating, jnp.bool_)
-        )
-        takes = f"an array[batch, height, width] of the images' {list(shape)}"
-        checks.require(real and value.shape == shape, name, checks.describe(value), takes)
-        return jnp.asarray(value).astype(images.dtype)
+        maps = as_maps(name, value, images.shape[:3])
+        return maps.astype(jnp.promote_types(maps.dtype, images.dtype))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,20 +257,3 @@ def _of_default(default: Any) -> Any:
     if isinstance(default, float):
         return Number()
     return Text() if isinstance(default, str) else Anything()
-
-
-def _item(value: Any) -> Any:
-    """A NumPy scalar or an array of rank 0 as the number in it."""
-    if isinstance(value, jax.core.Tracer):
-        return value
-    if (
-        isinstance(value, jax.Array | np.ndarray)
-        and value.ndim == 0
-        and value.dtype.kind in "biufV"
-    ):
-        return (
-            np.asarray(value).astype(np.float64).item() if value.dtype.kind == "V" else value.item()
-        )
-    if isinstance(value, np.generic) and value.dtype.kind == "V":
-        return float(value)
-    return value

@@ -5,7 +5,7 @@
 float32 at least, prepares the model for its backend, compiles once for each structure of its
 arguments, keeps to one device's part where the images lie on several, and bounds the number of
 model evaluations in flight. What others need to know of a method (`method_of`) is said where it is
-defined, and the command line, the experiments, the benchmarks, the tests and the docs read it there.
+defined: the command line, the experiments, the benchmarks, the tests and the docs read it there.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ def _run(method: Method, values: dict[str, Any]) -> Any:
     targets, key = values.pop("targets"), values.pop("key")
     leaves, _ = pytrees.split(model)
     known = classes if checks.is_concrete(images, targets, *leaves) else None
-    by_image = {
+    by_image: dict[str, Any] = {
         "images": images,
         "targets": checks.class_indices("targets", targets, batch, known),
     }
@@ -276,7 +276,8 @@ def _run(method: Method, values: dict[str, Any]) -> Any:
         explain = values.pop("explainer")
         inner = _method(explain)
         trees["explainer"] = pytrees.as_pytree("explainer", explain, "an explainer function")
-    arguments, words = {}, []
+    arguments: dict[str, Any] = {}
+    words = []
     for name, value in values.items():
         kind = method.kinds.get(name) or (inner.kinds.get(name) if inner else None) or Anything()
         value = kind.read(name, value, images)
@@ -319,7 +320,7 @@ def _placement(images: Array) -> tuple[Mesh | None, str | None]:
 
     A mesh of one device counts: its program is the one of each of several.
     """
-    if isinstance(images, jax.core.Tracer) or not isinstance(images.sharding, NamedSharding):
+    if isinstance(images, checks.Tracer) or not isinstance(images.sharding, NamedSharding):
         return None, None
     sharding = images.sharding
     axis = sharding.spec[0] if len(sharding.spec) else None

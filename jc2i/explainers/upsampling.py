@@ -32,7 +32,7 @@ def matrix(cells: int, length: int, method: str) -> np.ndarray:
         near = (1.5 * distance - 2.5) * distance**2 + 1
         far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
         weights = np.where(distance < 1, near, np.where(distance < 2, far, 0))
-    return np.float32(weights / weights.sum(axis=1, keepdims=True))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def bilinear(

@@ -1,4 +1,4 @@
-"""What the methods of this folder share: a layer's activation, the part behind it, a map at its size."""
+"""What the methods of this folder share: a layer, the part behind it, a map at its size."""
 
 from __future__ import annotations
 

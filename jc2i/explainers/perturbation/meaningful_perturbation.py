@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from jc2i import checks, masking, removal, scores
+from jc2i import masking, removal, scores
 from jc2i.explainers import upsampling
 from jc2i.options import Fill, Maybe, Number, OneOf, Scalar, Whole
 from jc2i.query import Cost, explainer

@@ -148,7 +148,7 @@ def random_masks(
         # One draw for cells and shift: each further one costs a second of compilation on CPU.
         uniform = jax.random.uniform(jax.random.fold_in(key, index), (grid * grid + 2,), rows.dtype)
         kept = (uniform[:-2] < jnp.asarray(keep, rows.dtype)).reshape(grid, grid).astype(rows.dtype)
-        shift = jnp.floor(uniform[-2:] * np.float32(cells)).astype(int)
+        shift = jnp.floor(uniform[-2:] * np.array(cells, np.float32)).astype(int)
         up = jax.lax.dynamic_slice_in_dim(rows, shift[0], shape[0])
         across = jax.lax.dynamic_slice_in_dim(columns, shift[1], shape[1])
         return jnp.einsum("hr,rc,wc->hw", up, kept, across, precision="highest")

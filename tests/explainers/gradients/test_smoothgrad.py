@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jc2i.query import image_keys
 from jc2i.explainers import sensitivity, smoothgrad
+from jc2i.query import image_keys
 
 KEY = jax.random.key(3)
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jc2i.query import image_keys
 from jc2i.explainers import rise
 from jc2i.explainers.perturbation.rise import SETTLING_MASKS, random_masks
+from jc2i.query import image_keys
 
 KEY = jax.random.key(5)
 SHAPE = (8, 10)
