@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import tyro
 
+from jc2i.caching import keep_compiled_programs
 from jc2i.cli.evaluate import Evaluate, evaluate
 from jc2i.cli.explain import Explain, explain
 
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
       arguments: the command line; that of the process by default.
     """
+    keep_compiled_programs()
     commands = tyro.extras.SubcommandApp()
 
     @commands.command(name="explain")

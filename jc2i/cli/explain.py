@@ -14,9 +14,12 @@ import jax
 import numpy as np
 import tyro
 
-from jc2i import checks, data, models, parallel, plots
+from jc2i import checks, data, models, parallel, plots, query
 from jc2i.cli import subject
 from jc2i.files import write_whole
+
+LONG = 100
+"""Evaluations of the model that are announced before they are made."""
 
 SMALLEST = 8
 """Fewest pixels on a side of an image that is worth explaining."""
@@ -78,6 +81,7 @@ def explain(options: Explain) -> int:
             )
             targets = probabilities.argmax(1) if target is None else np.full(len(images), target)
             score = subject.score_of(options, model, calibrator)
+            _announce(options, method, pixels.shape)
             maps = parallel.map_batches(
                 lambda score, images, targets, keys: method(score, images, targets, key=keys),
                 (pixels, targets.astype(np.int32)),
@@ -95,6 +99,17 @@ def explain(options: Explain) -> int:
             for i, path in enumerate(chosen):
                 _show(path, outputs[path], probabilities[i], int(targets[i]), names, options.top)
     return 0 if len(chosen) == len(paths) else 1
+
+
+def _announce(options: Explain, method: Any, shape: tuple[int, ...]) -> None:
+    """Says how long the work is before it begins, where it is long."""
+    asked = {k: v for k, v in method.keywords.items() if k != "batch_size"}
+    cost = query.method_of(method).cost(shape, **asked)
+    evaluations = shape[0] * (cost.forward + cost.gradient)
+    if options.progress and evaluations >= LONG:
+        kind = "gradients" if cost.gradient > cost.forward else "evaluations"
+        text = f"jc2i: {options.method}: {evaluations:,} {kind} of the model for {shape[0]} images"
+        print(text, file=sys.stderr)
 
 
 def _image_files(given: Sequence[Path]) -> list[Path]:

@@ -6,7 +6,9 @@ import ast
 import contextlib
 import dataclasses
 import functools
-import inspect
+import importlib
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jc2i import calibrators, checks, data, explainers, models, parallel, scores
+from jc2i import calibrators, checks, data, explainers, models, parallel, query, scores, tracing
 
 DEFAULT_SIZE = 224
 """Height and width of the images of a model that takes any."""
@@ -150,7 +152,7 @@ def logits(
     """The model's logits of images (an array, or a data set whose labels are passed over)."""
     dataset = models.Floats(images) if isinstance(images, data.Dataset) else images
     return parallel.map_batches(
-        parallel.on_each_device(lambda model, images: model(images)),
+        parallel.on_each_device(lambda model, images: tracing.prepared(model)(images)),
         dataset,
         options.batch_size,
         model=model,
@@ -219,29 +221,44 @@ def score_of(options: Subject, model: models.Classifier, calibrator: Any) -> Any
 
 def methods() -> tuple[str, ...]:
     """The explainers by the names that the command line gives them."""
-    return tuple(sorted(name.replace("_", "-") for name in explainers.__all__))
+    return tuple(name.replace("_", "-") for name in query.methods(explainers))
 
 
 def explainer(method: str, options: Subject) -> Callable:
-    """An explainer by name, with the options that the command line gave it."""
-    checks.one_of("method", method, methods())
-    function = getattr(explainers, method.replace("-", "_"))
-    parameters = inspect.signature(function).parameters
+    """An explainer by name, or by module:function, with the command line's options."""
+    function = _found(method)
+    known = query.method_of(function).kinds
     given: dict[str, Any] = {}
     for text in options.option:
         name, equals, value = text.partition("=")
         checks.require(bool(equals), "option", repr(text), "name=value")
-        known = [n for n in parameters if n not in ("model", "images", "targets", "key")]
-        takes = f"one of {', '.join(known)} (the options of {method})"
-        checks.require(name in known, "option", repr(name), takes)
+        takes = f"one of {', '.join((*known, 'batch_size'))} (the options of {method})"
+        checks.require(name in (*known, "batch_size"), "option", repr(name), takes)
         try:
             given[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             given[name] = value
-    if options.layer is not None and "layer" in parameters:
+    if options.layer is not None and "layer" in known:
         given["layer"] = options.layer
     given.setdefault("batch_size", options.batch_size)
     return functools.partial(function, **given)
+
+
+def _found(method: str) -> Callable:
+    module, colon, name = method.partition(":")
+    if not colon:
+        checks.one_of("method", method, methods())
+        return getattr(explainers, method.replace("-", "_"))
+    sys.path.insert(0, os.getcwd())  # as for `python -m`: a module beside the photographs
+    try:
+        function = getattr(importlib.import_module(module), name)
+        query.method_of(function)
+    except (ImportError, AttributeError, ValueError) as error:
+        takes = "module:function, a function decorated with jc2i.query.explainer"
+        raise checks.invalid("method", f"{method!r} ({error})", takes) from None
+    finally:
+        sys.path.pop(0)
+    return function
 
 
 @contextlib.contextmanager

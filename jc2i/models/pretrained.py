@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import http.client
 import importlib.metadata
-import os
 import shutil
 import tempfile
 import urllib.request
@@ -14,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jc2i.caching import folder as cache_folder
 from jc2i.checks import invalid
 from jc2i.models.classifier import Classifier
 from jc2i.models.import_torch import from_torch
@@ -240,15 +240,6 @@ def pretrained_file(name: str) -> Path:
     if not path.exists():
         _download(name, entry, path)
     return _verified(path, entry, "; delete it to have it downloaded again")
-
-
-def cache_folder() -> Path:
-    """Where downloaded weights are kept: $JC2I_CACHE, or ~/.cache/jc2i.
-
-    Returns:
-      The folder, which need not exist.
-    """
-    return Path(os.environ.get("JC2I_CACHE") or Path.home() / ".cache" / "jc2i")
 
 
 def _installed(name: str, entry: Pretrained) -> Path:
