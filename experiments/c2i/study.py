@@ -17,7 +17,7 @@ from jc2i import calibrators, checks, explainers
 if TYPE_CHECKING:
     Method = str
 else:
-    Method = Literal[tuple(explainers.__all__)]
+    Method = Literal[tuple(name for name, value in vars(explainers).items() if callable(value))]
 Calibration = Literal["temperature", "vector_scaling", "matrix_scaling", "dirichlet", "isotonic"]
 BASE = "base"
 

@@ -104,7 +104,7 @@ def on_each_device(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @functools.partial(jax.jit, static_argnums=0)
-    def compiled(mesh: Mesh | None, model: Any, *batch: jax.Array) -> Any:
+    def compiled(mesh: Mesh | None, model: Any, *batch: checks.Array) -> Any:
         if mesh is None:
             return function(model, *batch)
         part = PartitionSpec(AXIS)
@@ -113,9 +113,9 @@ def on_each_device(function: Callable[..., Any]) -> Callable[..., Any]:
         local = jax.shard_map(function, mesh=mesh, in_specs=parts, out_specs=part, check_vma=False)
         return local(model, *batch)
 
-    def call(model: Any, *batch: jax.Array) -> Any:
+    def call(model: Any, *batch: checks.Array) -> Any:
         sharding = getattr(batch[0], "sharding", None)
-        spread = isinstance(sharding, NamedSharding) and sharding.mesh.size > 1
-        return compiled(sharding.mesh if spread else None, model, *batch)
+        mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+        return compiled(mesh if mesh and mesh.size > 1 else None, model, *batch)
 
     return call

@@ -17,14 +17,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments.common.report import (
-    Section,
-    read_csv,
-    write_csv,
-    write_figure,
-    write_json,
-    write_report,
-)
+from experiments.common.report import Section, write_figure, write_json, write_report
+from experiments.common.tables import read_csv, write_csv
 from jc2i.statistics import mean_interval
 
 ROWS = [
@@ -77,7 +71,7 @@ def test_csv_survives_a_kill_in_the_middle_of_writing(tmp_path):
     script = textwrap.dedent(f"""
         import os, signal
         from pathlib import Path
-        from experiments.common.report import write_csv
+        from experiments.common.tables import write_csv
 
         def killed(self, content):
             with open(self, "wb") as file:

@@ -39,3 +39,20 @@ def test_replicate_leaves_what_is_no_array():
     weights = {"a": np.arange(3.0), "activation": jax.nn.relu, "name": "relu"}
     replicated = parallel.replicate(weights, parallel.mesh())
     assert replicated["activation"] is jax.nn.relu and replicated["name"] == "relu"
+
+
+def test_each_device_runs_the_program_of_one():
+    """Three rows a device: what a function sees, and its bits, are those of one device alone."""
+    seen, rng = [], np.random.default_rng(0)
+    weights, values = rng.normal(size=(5, 4)).astype("f4"), rng.normal(size=(24, 5)).astype("f4")
+
+    @parallel.on_each_device
+    def scores(weights, values):
+        seen.append(values.shape)
+        return {"scores": values @ weights}
+
+    alone = np.concatenate([scores(weights, part)["scores"] for part in np.split(values, 8)])
+    mesh = parallel.mesh()
+    spread = scores(parallel.replicate(weights, mesh), parallel.shard(values, mesh))["scores"]
+    assert len(spread.sharding.device_set) == 8 and seen == [(3, 5), (3, 5)]
+    np.testing.assert_array_equal(spread, alone)
