@@ -56,6 +56,7 @@ from jc2i import data, models, parallel
 from jc2i.checks import Array, invalid, require
 from jc2i.files import write_whole
 from jc2i.models.checkpoint import checksums, read_arrays, write_arrays
+from jc2i.tracing import prepared
 
 _STATE, _DESCRIPTION = "state", "run.json"  # in a checkpoint's folder
 Model = TypeVar("Model", bound=nnx.Module)
@@ -276,9 +277,14 @@ def _step(
     """Moves the trained weights; also gives the batch statistics, the moments and the loss."""
 
     def loss(trained: list[Any]) -> tuple[jax.Array, Any]:
-        model = nnx.merge(graph, *trained, *fixed)
-        loss = optax.softmax_cross_entropy_with_integer_labels(model(images), labels).mean()
-        return loss, nnx.as_pure(nnx.state(model, nnx.Not(nnx.Param)))
+        # A pure function of the images, as the batch statistics must leave it as results.
+        def forward(images: Array) -> tuple[jax.Array, Any]:
+            model = nnx.merge(graph, *trained, *fixed)
+            return model(images), nnx.as_pure(nnx.state(model, nnx.Not(nnx.Param)))
+
+        logits, statistics = prepared(forward)(images)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        return loss, statistics
 
     (value, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(trained)
     updates, moments = optimizer.update(gradient, moments, trained)
@@ -343,7 +349,7 @@ def performance(model: Any, dataset: data.Dataset, batch_size: int = 256) -> dic
 
 
 def _predict(model: Any, images: Array) -> tuple[jax.Array, jax.Array]:
-    probabilities = jax.nn.softmax(model(images))
+    probabilities = jax.nn.softmax(prepared(model)(images))
     return probabilities.argmax(1), probabilities.max(1)
 
 

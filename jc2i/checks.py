@@ -109,7 +109,7 @@ def describe(value: Any) -> str:
         number = not np.ndim(value) and is_concrete(value) and item_of(value) is not value
         return repr(item_of(value)) if number else f"{value.dtype}{list(value.shape)}"
     if isinstance(value, list | tuple) and len(value) > 8:
-        return f"a {type(value).__name__} of {len(value)}"
+        return f"a {type(value).__name__} of {len(value)} entries"
     return repr(value)
 
 

@@ -192,7 +192,7 @@ def test_refuses_models(untyped):
 def test_refuses_maps_of_another_size(convnet):
     message = refusal(lambda: deletion_curve(convnet(), IMAGES, TARGETS, np.zeros((4, 8, 8))))
     assert message == (
-        "maps: got float64[4, 8, 8], takes an array[batch, height, width] of the images' [4, 8, 9]"
+        "maps: got float64[4, 8, 8], takes an array[batch, height, width] of shape [4, 8, 9]"
     )
 
 

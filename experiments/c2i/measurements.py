@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.c2i.study import BASE, Study, Subject, depends_on_scores
+from experiments.c2i.study import BASE, Study, Subject, serves_all
 from jc2i import calibrators, explainers, metrics, normalize, probabilities
 
 RANDOM = "random"
@@ -75,7 +75,7 @@ class Measurements:
     def maps(self, method: str) -> dict[str, np.ndarray]:
         """Raw saliency maps of the images, by version: [images, height, width] each."""
         if method not in self._maps:
-            apart = depends_on_scores(method)
+            apart = not serves_all(method)
             self._maps[method] = (self._maps_one_by_one if apart else self._maps_at_once)(method)
         return self._maps[method]
 
@@ -201,7 +201,7 @@ class Measurements:
             "batch_size": batch * together,
         }
         estimate = partial(_lipschitz, explain, options)
-        if not depends_on_scores(method):
+        if serves_all(method):
             values = self._run(
                 f"lipschitz-{method}",
                 partial(_each_entry, estimate),

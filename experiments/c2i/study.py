@@ -12,19 +12,24 @@ import numpy as np
 import jc2i
 from experiments.common.subject import Options
 from experiments.common.subject import Subject as CommonSubject
-from jc2i import calibrators, checks, explainers
+from jc2i import calibrators, checks, explainers, query
 
 if TYPE_CHECKING:
     Method = str
 else:
-    Method = Literal[tuple(name for name, value in vars(explainers).items() if callable(value))]
+    Method = Literal[tuple(query.methods(explainers))]
 Calibration = Literal["temperature", "vector_scaling", "matrix_scaling", "dirichlet", "isotonic"]
 BASE = "base"
 
 
-def depends_on_scores(method: str) -> bool:
-    """Whether a method's queries depend on the scores: if not, one run serves all calibrations."""
-    return method not in ("occlusion", "rise")
+def serves_all(method: str) -> bool:
+    """Whether one run of a method serves every calibration.
+
+    It does where the method only asks for scores, of images that do not depend on them.
+    """
+    known = query.method_of(getattr(explainers, method))
+    cost = known.cost((1, 32, 32, 3))
+    return not known.depends_on_scores and cost.gradient == 0 and max(cost) > 0
 
 
 @dataclasses.dataclass(frozen=True)

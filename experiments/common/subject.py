@@ -13,6 +13,7 @@ import numpy as np
 import jc2i
 from experiments.common.store import Store
 from jc2i import calibrators, checks, models, parallel
+from jc2i.tracing import prepared
 
 SMALL = 64
 """Pixels on a side up to which `SMALL_BATCH` images go through a model at a time."""
@@ -168,7 +169,7 @@ class Subject:
 
 
 def _call(model: Any, images: Any) -> Any:
-    return model(images)
+    return prepared(model)(images)
 
 
 def _first(dataset: Any, count: int | None, option: str) -> Any:
