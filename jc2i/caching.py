@@ -26,6 +26,8 @@ def keep_compiled_programs() -> None:
     """
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None and jax.config.jax_enable_compilation_cache:
+    asked = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009 (types know no such option)
+    wanted = getattr(jax.config, "jax_enable_compilation_cache")  # noqa: B009
+    if asked is None and wanted:
         jax.config.update("jax_compilation_cache_dir", str(folder() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", QUICK)

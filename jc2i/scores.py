@@ -23,7 +23,7 @@ class Logits:
     model: Any
     calibrator: Any = None
 
-    def __call__(self, images: Float[Array, "batch ..."]) -> Float[Array, "batch classes"]:
+    def __call__(self, images: Float[checks.Array, "batch ..."]) -> Float[Array, "batch classes"]:
         scores = self.model(images)
         return scores if self.calibrator is None else self.calibrator(scores)
 
@@ -36,7 +36,7 @@ class Probabilities:
     logits: Logits
     softmax: str = dataclasses.field(default="exact", metadata={"static": True})
 
-    def __call__(self, images: Float[Array, "batch ..."]) -> Float[Array, "batch classes"]:
+    def __call__(self, images: Float[checks.Array, "batch ..."]) -> Float[Array, "batch classes"]:
         function = exact_softmax if self.softmax == "exact" else jax.nn.softmax
         return function(_several(self.logits(images)))
 
@@ -48,7 +48,7 @@ class LogOdds:
 
     logits: Logits
 
-    def __call__(self, images: Float[Array, "batch ..."]) -> Float[Array, "batch classes"]:
+    def __call__(self, images: Float[checks.Array, "batch ..."]) -> Float[Array, "batch classes"]:
         return odds(_several(self.logits(images)))
 
 
@@ -59,7 +59,7 @@ class TwoClasses:
 
     model: Any
 
-    def __call__(self, images: Float[Array, "batch ..."]) -> Float[Array, "batch 2"]:
+    def __call__(self, images: Float[checks.Array, "batch ..."]) -> Float[Array, "batch 2"]:
         score = self.model(images)
         takes = "one that returns [batch] or [batch, 1], one logit an image"
         alone = score.ndim == 1 or (score.ndim == 2 and score.shape[1] == 1)
@@ -76,7 +76,7 @@ class InType:
     model: Any
     dtype: Any = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, images: Float[Array, "batch ..."]) -> Float[Array, "batch classes"]:
+    def __call__(self, images: Float[checks.Array, "batch ..."]) -> Float[Array, "batch classes"]:
         return self.model(images.astype(self.dtype))
 
 

@@ -137,10 +137,7 @@ def test_a_curve_is_not_divided_by_a_score_that_is_not_positive():
 
 def test_one_logit_is_refused_or_wrapped():
     weights = np.random.default_rng(0).standard_normal((8, 8, 1)).astype(np.float32)
-    images, targets = (
-        np.random.default_rng(1).random((2, 8, 8, 1)).astype(np.float32),
-        np.ones(2, int),
-    )
+    images, targets = jax.random.uniform(KEY, (2, 8, 8, 1)), np.ones(2, int)
 
     def network(images):
         return (images * weights).sum((1, 2, 3))[:, None]

@@ -118,7 +118,9 @@ Rules = Mapping[str, "Rule | Step"]
 
 def trace(function: Callable, *arguments: Any) -> tuple[jex.ClosedJaxpr, Any]:
     """The jaxpr of a function at these arguments, and the tree structure of its result."""
-    closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    # Behind a function of ours: `make_jaxpr` reads a name that not every callable has.
+    made = jax.make_jaxpr(lambda *given: function(*given), return_shape=True)
+    closed, shape = made(*arguments)
     return closed, jax.tree.structure(shape)
 
 
