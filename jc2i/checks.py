@@ -14,7 +14,10 @@ Array = jax.Array | np.ndarray
 
 
 LONGEST = 150
-"""Characters of a message's parts: of a list of thousands its beginning says enough."""
+"""Characters of what was got: of a list of thousands its beginning says enough."""
+
+CHOICES = 1000
+"""Characters of what is taken, which may be fifty names."""
 
 
 class Refusal(ValueError):
@@ -23,7 +26,7 @@ class Refusal(ValueError):
 
 def invalid(argument: str, got: object, takes: str) -> Refusal:
     """The one form of a refusal: which argument, what it got, what it takes."""
-    return Refusal(f"{argument}: got {_short(str(got))}, takes {_short(takes, 220)}")
+    return Refusal(f"{argument}: got {_short(str(got))}, takes {_short(takes, CHOICES)}")
 
 
 def _short(text: str, longest: int = LONGEST) -> str:

@@ -103,6 +103,7 @@ def _calibration(version: str, logits: Any, labels: Any, calibrator: Any) -> dic
         "images": len(labels),
         "accuracy": float((probabilities.argmax(1) == labels).mean()),
         "confidence": float(probabilities.max(1).mean()),
+        "ece_debiased": float(error(probabilities, labels)),
         "ece_density": float(error(probabilities, labels, estimator="density")),
         "ece_equal_width": float(error(probabilities, labels, estimator="equal_width")),
         "negative_log_likelihood": float(metrics.negative_log_likelihood(probabilities, labels)),

@@ -163,7 +163,10 @@ def _outputs(options: Explain, paths: Sequence[Path]) -> dict[Path, Path]:
     double = [stem for stem, uses in Counter(stems.values()).items() if uses > 1]
     takes = "images whose file names differ, with their folder's"
     checks.require(not double, "images", f"several called {double[:1]}", takes)
-    return {path: options.out / f"{stem}.{options.method}" for path, stem in stems.items()}
+    return {
+        path: options.out / f"{stem}.{options.method.replace(':', '.')}"
+        for path, stem in stems.items()
+    }
 
 
 def _files(output: Path) -> tuple[Path, Path]:

@@ -33,7 +33,7 @@ def test_calibration_and_explanations_before_and_after(run, labelled, tmp_path, 
     for version, temperature in (("base", 1.0), ("calibrated", 0.25)):
         probabilities = jax.nn.softmax(model(images) / temperature)
         error = metrics.expected_calibration_error(probabilities, dataset.labels)
-        assert float(table[version]["ece_density"]) == pytest.approx(float(error), rel=1e-3)
+        assert float(table[version]["ece_debiased"]) == pytest.approx(float(error), rel=1e-3)
         accuracy = (probabilities.argmax(1) == dataset.labels).mean()
         assert float(table[version]["accuracy"]) == pytest.approx(float(accuracy))
 
