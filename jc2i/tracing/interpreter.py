@@ -118,7 +118,12 @@ Rules = Mapping[str, "Rule | Step"]
 
 def trace(function: Callable, *arguments: Any) -> tuple[jex.ClosedJaxpr, Any]:
     """The jaxpr of a function at these arguments, and the tree structure of its result."""
-    closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
+
+    def named(*arguments: Any) -> Any:
+        # JAX would print a callable without a name, and with it all the weights of a model.
+        return function(*arguments)
+
+    closed, shape = jax.make_jaxpr(named, return_shape=True)(*arguments)
     return closed, jax.tree.structure(shape)
 
 
