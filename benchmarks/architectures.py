@@ -85,18 +85,18 @@ def time_jax(architecture: str, benchmark: Benchmark) -> dict[str, float]:
     import jax.numpy as jnp
 
     import jc2i
-    from jc2i.jaxpr import fast_gradients
+    from jc2i.tracing import prepared
 
     model = jc2i.models.create(architecture, classes=1000, key=jax.random.key(0))
     size = SIZES.get(architecture, 224)
     images = jax.random.uniform(jax.random.key(1), (benchmark.batch, size, size, 3))
 
     def gradient(model: Any, images: jax.Array) -> jax.Array:
-        return jax.grad(lambda images: fast_gradients(model)(images)[:, 0].sum())(images)
+        return jax.grad(lambda images: prepared(model)(images)[:, 0].sum())(images)
 
     result = {}
     for kind, function in (
-        ("forward", lambda model, images: model(images)),
+        ("forward", lambda model, images: prepared(model)(images)),
         ("gradient", gradient),
     ):
         compiled = jax.jit(function).lower(model, images).compile()

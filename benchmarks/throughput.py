@@ -6,8 +6,10 @@
 
 The cost of an explainer is counted in model evaluations: forward passes, or gradients of the
 target's score by the image. Overhead is measured time / (evaluations x time of one evaluation of
-the bare model at the same batch size in the same process). The two are timed in turn, so that a
-machine whose speed drifts slows both, and the median of the pairs' ratios is reported.
+the bare model, prepared as explainers prepare it, at the same batch size in the same process). The
+two are timed in turn, so that a machine whose speed drifts slows both, and the median of the pairs'
+ratios is reported. The parts of a model behind a layer, of which the cam methods evaluate some, are
+not counted.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -32,28 +34,22 @@ from rich.table import Table
 
 import jc2i
 from experiments.common.provenance import provenance
-from jc2i.checks import invalid
 from jc2i.explainers.gradients.input_gradient import input_gradient
-
-Kind = Literal["forward", "gradient"]
+from jc2i.options import Sides, Whole
+from jc2i.query import Method, method_of, methods
+from jc2i.tracing import prepared
 
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
     """What to time."""
 
-    explainers: tuple[str, ...] = (
-        "rise",
-        "occlusion",
-        "integrated_gradients",
-        "smoothgrad",
-        "meaningful_perturbation",
-        "sensitivity",
-        "gradient_x_input",
-        "grad_cam",
-        "hires_cam",
+    explainers: tuple[str, ...] = tuple(
+        name
+        for name, function in methods(jc2i.explainers).items()
+        if any(method_of(function).cost((1, 32, 32, 3)))
     )
-    """Explainers of `jc2i.explainers`."""
+    """Explainers of `jc2i.explainers`, by default all that query a model."""
     model: str = "resnet20_cifar"
     """Architecture (random weights: its speed does not depend on them), or a saved model."""
     classes: int = 10
@@ -71,40 +67,47 @@ class Benchmark:
     json: Path | None = None
     """File for the numbers, with the command and the machine."""
 
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """The images' [batch, height, width, channel]."""
+        return self.batch, self.size, self.size, self.channels
 
-def cost(explainer: str, benchmark: Benchmark) -> tuple[Kind, int, dict[str, Any]]:
-    """What an explainer evaluates: forward or gradient, how often, with which options.
+
+def chosen_options(method: Method, benchmark: Benchmark) -> dict[str, Any]:
+    """The options with which an explainer makes about the evaluations that are wanted.
+
+    A method whose cost grows with one of its whole numbers (`masks`, `steps`, `samples`) is given
+    as many as bring it there; one with a window, windows side by side; others keep their defaults.
 
     Args:
-      explainer: name of an explainer.
-      benchmark: the number of evaluations wanted.
+      method: what is known of the explainer.
+      benchmark: the number of evaluations wanted, and the images.
 
     Returns:
-      The kind of evaluation, their number an image, and the options that make it so.
-
-    Raises:
-      ValueError: for an explainer that this benchmark does not know.
+      Options by name.
     """
-    n = benchmark.evaluations
-    if explainer == "rise":
-        return "forward", n, {"masks": n, "grid": min(8, benchmark.size)}
-    if explainer == "occlusion":
-        positions = max(1, int(np.sqrt(n - 1)))
-        window = max(2, benchmark.size // positions)
-        positions = -(-(benchmark.size - window) // window) + 1
-        return "forward", positions**2 + 1, {"window": window, "stride": window}
-    if explainer == "integrated_gradients":
-        return "gradient", 2 * (n // 2), {"steps": n // 2}
-    if explainer == "smoothgrad":
-        return "gradient", n, {"samples": n}
-    if explainer == "meaningful_perturbation":
-        return "gradient", n, {"steps": n}
-    if explainer in ("sensitivity", "gradient_x_input"):
-        return "gradient", 1, {}
-    if explainer in ("grad_cam", "hires_cam"):
-        # And a gradient of what is behind the last layer, which is a pooling and a dense layer.
-        return "forward", 1, {}
-    raise invalid("explainers", repr(explainer), "one whose cost is known here")
+    wanted, shape = benchmark.evaluations, benchmark.shape
+
+    def evaluations(**options: Any) -> int | float:
+        cost = method.cost(shape, **options)
+        return max(cost.forward, cost.gradient)
+
+    options: dict[str, Any] = {}
+    for name, kind in method.kinds.items():
+        each = evaluations(**{name: 2}) - evaluations(**{name: 1}) if isinstance(kind, Whole) else 0
+        if each > 0:
+            options[name] = max(1, int(wanted // each))
+    if isinstance(method.kinds.get("window"), Sides):
+        window = max(2, benchmark.size // max(1, int(np.sqrt(wanted - 1))))
+        options |= {"window": window, "stride": window}
+    return options
+
+
+def features(model: Any, benchmark: Benchmark) -> int:
+    """The features of the layer that the cam methods look at when they are not told."""
+    images = jax.ShapeDtypeStruct(benchmark.shape, jnp.float32)
+    grids = [v.shape for v in jc2i.taps.names(model, images).values() if len(v.shape) == 4]
+    return grids[-1][-1] if grids else 0
 
 
 def measure(explainer: str, benchmark: Benchmark, model: Any) -> dict[str, Any]:
@@ -118,19 +121,25 @@ def measure(explainer: str, benchmark: Benchmark, model: Any) -> dict[str, Any]:
     Returns:
       One row: times in seconds, rates a second, overhead, memory in MiB.
     """
-    kind, evaluations, options = cost(explainer, benchmark)
-    shape = (benchmark.batch, benchmark.size, benchmark.size, benchmark.channels)
-    images = jax.random.uniform(jax.random.key(0), shape)
+    explain = getattr(jc2i.explainers, explainer)
+    method = method_of(explain)
+    options = chosen_options(method, benchmark)
+    cost = method.cost(benchmark.shape, **options)
+    by_feature = cost.forward_a_feature * features(model, benchmark)
+    # The parts behind a layer are not counted: how long one takes depends on the layer.
+    kind = "gradient" if cost.gradient else "forward"
+    evaluations = int(cost.gradient or cost.forward + by_feature)
+    images = jax.random.uniform(jax.random.key(0), benchmark.shape)
     targets = jnp.arange(benchmark.batch) % benchmark.classes
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(1), jnp.arange(benchmark.batch))
-    explain = getattr(jc2i.explainers, explainer)
     score = jc2i.probabilities(model)
 
     def explained(score: Any, images: Any, targets: Any, keys: Any) -> Any:
         return explain(score, images, targets, key=keys, **options)
 
     def bare(score: Any, images: Any, targets: Any) -> Any:
-        return score(images) if kind == "forward" else input_gradient(score)(images, targets)
+        fast = prepared(score)
+        return fast(images) if kind == "forward" else input_gradient(fast)(images, targets)
 
     explain_compiled = jax.jit(explained).lower(score, images, targets, keys).compile()
     bare_compiled = jax.jit(bare).lower(score, images, targets).compile()

@@ -69,6 +69,24 @@ def collect(function: Callable[[Int[Array, " chunk"]], Array], count: int, chunk
     return jnp.moveaxis(parts, 0, 1).reshape(parts.shape[1], steps * size)[:, :count]
 
 
+def each(function: Callable[..., Any], *arrays: Array) -> Any:
+    """`function` of each entry of the arrays' leading axis, for draws from many keys.
+
+    On CPU one after another. Side by side, XLA writes the generator's rounds out for every key: a
+    loop takes a fraction of the time to compile, less to run, and draws the same numbers.
+
+    Args:
+      function: maps one entry of each array to a pytree of arrays.
+      *arrays: of as many entries.
+
+    Returns:
+      The results, stacked.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.vmap(function)(*arrays)
+    return jax.lax.map(lambda entries: function(*entries), arrays)
+
+
 def over_images(function: Callable[[Any], Any], arrays: Any, size: int) -> Any:
     """Applies a function of a batch to `size` images at a time, inside one compiled loop.
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jc2i.streaming import collect, fold, over_images, per_step, step_size
+from jc2i.streaming import collect, each, fold, over_images, per_step, step_size
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,17 @@ def test_over_images_keeps_the_order_and_the_size(batch, size):
     np.testing.assert_array_equal(twice, 2 * np.arange(batch))
     np.testing.assert_array_equal(data, jax.random.key_data(keys))
     assert set(sizes) == {(size,)}
+
+
+def test_draws_one_after_another_are_those_side_by_side():
+    keys = jax.random.split(jax.random.key(0), 3)
+
+    def draw(key):
+        return each(lambda i: jax.random.normal(jax.random.fold_in(key, i), (2,)), jnp.arange(4))
+
+    drawn = jax.jit(lambda keys: each(draw, keys))(keys)
+    assert drawn.shape == (3, 4, 2)
+    for i, key in enumerate(keys):
+        for j in range(4):
+            expected = jax.random.normal(jax.random.fold_in(key, j), (2,))
+            np.testing.assert_array_equal(drawn[i, j], expected)

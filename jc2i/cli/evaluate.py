@@ -62,6 +62,7 @@ def evaluate(options: Evaluate) -> int:
     subject.check_saving(options)
     with subject.computing_on(options.device) as devices:
         model = subject.load_model(options)
+        explainers = {n: subject.bounded(e, options, model) for n, e in explainers.items()}
         half = options.calibration == "half"
         dataset = subject.labelled(
             options, model, options.data, "evaluation" if half else options.split
@@ -122,13 +123,14 @@ def _explanations(
     order = np.random.default_rng(options.seed).permutation(len(dataset))[: options.images]
     images = data.as_float(dataset[order][0])
     segments = metrics.superpixels(images, 100)
-    curves: dict[str, Any] = {"steps": options.steps, "batch_size": options.batch_size}
+    together = subject.in_flight(options, model)
+    curves: dict[str, Any] = {"steps": options.steps, "batch_size": together}
 
     def run(name: str, function: Any, score: Any, *arrays: Any) -> Any:
         return parallel.map_batches(
             function,
             (images, *arrays),
-            options.batch_size,
+            together,
             model=score,
             key=jax.random.key(options.seed),
             mesh=devices,

@@ -19,6 +19,12 @@ from jax.sharding import Mesh
 
 from jc2i import calibrators, checks, data, explainers, models, parallel, query, scores, tracing
 
+DEFAULT_BATCH = 32
+"""Model evaluations at a time, where memory allows."""
+
+MEMORY = 2**28
+"""Bytes that the gradients in flight may take, about."""
+
 DEFAULT_SIZE = 224
 """Height and width of the images of a model that takes any."""
 
@@ -65,8 +71,9 @@ class Subject:
     """Options of the explainer, as name=value: masks=1000, steps=300, channels=None."""
     layer: str | None = None
     """Named activation that the cam methods look at; default: the last one on a grid."""
-    batch_size: int = 32
-    """Most model evaluations at a time."""
+    batch_size: int | None = None
+    """Most model evaluations at a time on a device; default: 32, or as many as a quarter of a gigabyte of
+    a gradient's values allows."""
     device: str | None = None
     """cpu, gpu or tpu; default: the best there is, and all of its kind."""
     seed: int = 0
@@ -154,7 +161,7 @@ def logits(
     return parallel.map_batches(
         parallel.on_each_device(lambda model, images: tracing.prepared(model)(images)),
         dataset,
-        options.batch_size,
+        options.batch_size or DEFAULT_BATCH,
         model=model,
         mesh=devices,
         progress=options.progress and "scores",
@@ -224,6 +231,21 @@ def methods() -> tuple[str, ...]:
     return tuple(name.replace("_", "-") for name in query.methods(explainers))
 
 
+def in_flight(options: Subject, model: models.Classifier) -> int:
+    """Model evaluations at a time: as asked, or what memory allows."""
+    if options.batch_size is not None:
+        return options.batch_size
+    image = jax.ShapeDtypeStruct((1, *resizing(options, model)["size"], model.channels), "float32")
+    return int(np.clip(MEMORY // tracing.bytes_of_gradient(model, image), 1, DEFAULT_BATCH))
+
+
+def bounded(method: Any, options: Subject, model: models.Classifier) -> Any:
+    """An explainer of `explainer` with as many evaluations in flight as there may be."""
+    if "batch_size" in method.keywords:
+        return method
+    return functools.partial(method, batch_size=in_flight(options, model))
+
+
 def explainer(method: str, options: Subject) -> Callable:
     """An explainer by name, or by module:function, with the command line's options."""
     function = _found(method)
@@ -240,7 +262,6 @@ def explainer(method: str, options: Subject) -> Callable:
             given[name] = value
     if options.layer is not None and "layer" in known:
         given["layer"] = options.layer
-    given.setdefault("batch_size", options.batch_size)
     return functools.partial(function, **given)
 
 

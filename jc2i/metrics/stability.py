@@ -94,7 +94,9 @@ def lipschitz(
     # to its neighbours'.
     def compare(state: tuple[Array, Array], index: Array, counted: Array) -> tuple[Array, Array]:
         own, largest = state
-        steps, keys = jax.vmap(jax.vmap(neighbour, (None, 0)), (0, None))(key, index)
+        steps, keys = streaming.each(
+            lambda key: streaming.each(lambda i: neighbour(key, i), index), key
+        )
         near = images[:, None] + steps
         maps = explain(arrays, near, keys)
         own = jnp.where(index[0] == 0, maps[:, 0], own)

@@ -5,11 +5,13 @@ preparation     the model with what is faster on this backend
 fast_gradients  convolutions whose input gradient stays fast in loops on CPU
 depthwise       each channel convolved by itself, fast on every backend
 folding         a convolution and the batch normalisation behind it as one linear map
+size            how much memory a gradient takes
 
 `jc2i.taps`, named activations read or replaced, is built on it too.
 """
 
 from jc2i.tracing.folding import folded
 from jc2i.tracing.preparation import prepared
+from jc2i.tracing.size import bytes_of_gradient
 
-__all__ = ["folded", "prepared"]
+__all__ = ["bytes_of_gradient", "folded", "prepared"]

@@ -118,9 +118,13 @@ Rules = Mapping[str, "Rule | Step"]
 
 def trace(function: Callable, *arguments: Any) -> tuple[jex.ClosedJaxpr, Any]:
     """The jaxpr of a function at these arguments, and the tree structure of its result."""
-    # Behind a function of ours: `make_jaxpr` reads a name that not every callable has.
-    made = jax.make_jaxpr(lambda *given: function(*given), return_shape=True)
-    closed, shape = made(*arguments)
+
+    def named(*given: Any) -> Any:
+        # JAX reads the name of what it traces: not every callable has one, and of one without it
+        # would print all the weights.
+        return function(*given)
+
+    closed, shape = jax.make_jaxpr(named, return_shape=True)(*arguments)
     return closed, jax.tree.structure(shape)
 
 

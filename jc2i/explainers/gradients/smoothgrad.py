@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -56,19 +57,19 @@ def smoothgrad(
       ValueError: for bad input, naming the argument.
     """
     assert key is not None  # the decorator refuses that
+    shape = images.shape[1:]
     scale = jnp.full(images.shape[0], noise, images.dtype)
     if relative:
         scale = noise * (images.max(axis=(1, 2, 3)) - images.min(axis=(1, 2, 3)))
 
-    def noisy(key: Array, image: Array, scale: Array, index: Array) -> Array:
+    def draw(key: Array, index: Array) -> Array:
         # Drawn flat: the same numbers as in shape, which on CPU take five times as long to compile.
-        draw = jax.random.normal(jax.random.fold_in(key, index), (image.size,), image.dtype)
-        return image + scale * draw.reshape(image.shape)
-
-    over_samples = jax.vmap(noisy, (None, None, None, 0))
+        flat = jax.random.normal(jax.random.fold_in(key, index), (math.prod(shape),), images.dtype)
+        return flat.reshape(shape)
 
     def add(total: Array, index: Array, counted: Array) -> Array:
-        variants = jax.vmap(over_samples, (0, 0, 0, None))(key, images, scale, index)
+        drawn = streaming.each(lambda key: streaming.each(lambda i: draw(key, i), index), key)
+        variants = images[:, None] + scale[:, None, None, None, None] * drawn
         gradients = repeated_gradient(model, variants, targets)
         return total + jnp.einsum("k,bkhwc->bhwc", counted.astype(images.dtype), gradients)
 

@@ -88,7 +88,8 @@ def rise(
     )
 
     def add(sums: Sums, index: Array, counted: Array) -> Sums:
-        drawn = jax.vmap(draw, (0, None))(key, index)  # [batch, chunk, height, width]
+        # [batch, chunk, height, width]
+        drawn = streaming.each(lambda key: draw(key, index), key)
         drawn = drawn.astype(images.dtype)
         variants = masking.blend(images[:, None], drawn[..., None], fill)
         values = masking.variant_scores(model, variants, targets)
@@ -153,7 +154,7 @@ def random_masks(
         across = jax.lax.dynamic_slice_in_dim(columns, shift[1], shape[1])
         return jnp.einsum("hr,rc,wc->hw", up, kept, across, precision="highest")
 
-    masks = jax.vmap(draw)(index)
+    masks = streaming.each(draw, index)
     return jnp.clip(masks, 0, 1) if clip else masks
 
 
