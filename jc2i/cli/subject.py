@@ -72,8 +72,8 @@ class Subject:
     layer: str | None = None
     """Named activation that the cam methods look at; default: the last one on a grid."""
     batch_size: int | None = None
-    """Most model evaluations at a time on a device; default: 32, or as many as a quarter of a gigabyte of
-    a gradient's values allows."""
+    """Most model evaluations at a time on a device; default: 32, or as many as a quarter of a
+    gigabyte of a gradient's values allows."""
     device: str | None = None
     """cpu, gpu or tpu; default: the best there is, and all of its kind."""
     seed: int = 0
