@@ -134,10 +134,18 @@ def finite_batch(argument: str, value: Any, rank: int, axes: str) -> jax.Array:
 
 def all_finite(value: Any) -> bool:
     """Whether no value of a concrete array is NaN or infinite."""
+    value = _at_hand(value)
     if isinstance(value, np.ndarray):
         return bool(np.isfinite(value).all()) if value.dtype.kind != "O" else False
     with jax.ensure_compile_time_eval():  # an array that a function under jit closes over
         return bool(_finite_on_device(value))
+
+
+def _at_hand(value: Any) -> Any:
+    """An array as NumPy's where that copies nothing, and so compiles nothing either."""
+    here = isinstance(value, jax.Array) and value.is_fully_addressable
+    on_cpu = here and all(device.platform == "cpu" for device in value.devices())
+    return np.asarray(value) if on_cpu and len(value.devices()) == 1 else value
 
 
 @jax.jit
@@ -162,7 +170,8 @@ def class_indices(
     if classes is not None and is_concrete(value):
         with jax.ensure_compile_time_eval():
             # Where the array is: one that several processes share cannot be fetched.
-            low, high = int(value.min()), int(value.max())
+            held = _at_hand(value)
+            low, high = int(held.min()), int(held.max())
         if low < 0 or high >= classes:
             got = low if low < 0 else high
             raise invalid(argument, f"class {got}", f"classes 0 to {classes - 1}")

@@ -42,11 +42,13 @@ class References:
         listed = value if isinstance(value, tuple | list) and not numbers else (value,)
         checks.require(len(listed) > 0, name, "none", "at least one reference")
         found = [self._one(name, entry, images) for entry in listed]
+        # On the host where they are known: each operation on a device is a program to compile.
+        numpy = np if all(isinstance(reference, np.ndarray) for reference in found) else jnp
         if all(reference.ndim == 0 for reference in found):
-            return jnp.stack(found).reshape(-1, 1, 1, 1)
-        return jnp.stack([jnp.broadcast_to(reference, shape) for reference in found])
+            return jnp.asarray(numpy.stack(found).reshape(-1, 1, 1, 1))
+        return jnp.asarray(numpy.stack([numpy.broadcast_to(each, shape) for each in found]))
 
-    def _one(self, name: str, value: object, images: Array) -> Array:
+    def _one(self, name: str, value: object, images: Array) -> Array | np.ndarray:
         if isinstance(value, str):
             checks.one_of(name, value, tuple(NAMED_REFERENCES))
             value = NAMED_REFERENCES[value]
@@ -64,7 +66,7 @@ class References:
         checks.require(real and fits, name, got, takes)
         if checks.is_concrete(value):
             checks.require(checks.all_finite(value), name, f"NaN or infinity in {got}", takes)
-        return jnp.asarray(value).astype(images.dtype)
+        return value.astype(images.dtype)
 
 
 @explainer(
