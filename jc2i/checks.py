@@ -14,10 +14,10 @@ Array = jax.Array | np.ndarray
 
 
 LONGEST = 150
-"""Characters of what was got: of a list of thousands its beginning says enough."""
+"""Characters of a value in a message: of a list of thousands its beginning says enough."""
 
-CHOICES = 1000
-"""Characters of what is taken, which may be fifty names."""
+CHOICES = 4000
+"""Characters of each part of a message, which may list every weight of a file."""
 
 
 class Refusal(ValueError):
@@ -26,10 +26,10 @@ class Refusal(ValueError):
 
 def invalid(argument: str, got: object, takes: str) -> Refusal:
     """The one form of a refusal: which argument, what it got, what it takes."""
-    return Refusal(f"{argument}: got {_short(str(got))}, takes {_short(takes, CHOICES)}")
+    return Refusal(f"{argument}: got {_short(str(got), CHOICES)}, takes {_short(takes, CHOICES)}")
 
 
-def _short(text: str, longest: int = LONGEST) -> str:
+def _short(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 4].rstrip()} ..."
 
 
@@ -81,7 +81,8 @@ def item_of(value: Any) -> Any:
 
 def one_of(argument: str, got: object, choices: tuple[str, ...]) -> None:
     """Refuses a word that is none of the choices."""
-    require(got in choices, argument, repr(got), " or ".join(map(repr, choices)))
+    known = isinstance(got, str) and got in choices
+    require(known, argument, describe(got), " or ".join(map(repr, choices)))
 
 
 def positive(**options: Any) -> None:
@@ -108,12 +109,10 @@ def describe(value: Any) -> str:
     if isinstance(value, np.generic):
         return repr(value.item())
     if hasattr(value, "shape") and hasattr(value, "dtype"):
-        # A number is said, an array described.
-        number = not np.ndim(value) and is_concrete(value) and item_of(value) is not value
-        return repr(item_of(value)) if number else f"{value.dtype}{list(value.shape)}"
+        return f"{value.dtype}{list(value.shape)}"
     if isinstance(value, list | tuple) and len(value) > 8:
         return f"a {type(value).__name__} of {len(value)} entries"
-    return repr(value)
+    return _short(repr(value), LONGEST)
 
 
 def finite_batch(argument: str, value: Any, rank: int, axes: str) -> jax.Array:

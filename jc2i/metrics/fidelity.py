@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jc2i import checks, masking, removal, streaming
-from jc2i.options import Fill, Maps, PerImage, TieKey
+from jc2i.options import Fill, Maps, PerImage, TieKey, Whole
 from jc2i.query import Cost, metric
 
 TIE_SEED = 0
@@ -111,7 +111,14 @@ def insertion_curve(
     ]
 
 
-@metric(cost=_cost, stochastic=True, depends_on_scores=False, baseline=Fill(), segments=SEGMENTS)
+@metric(
+    cost=_cost,
+    stochastic=True,
+    depends_on_scores=False,
+    baseline=Fill(),
+    segments=SEGMENTS,
+    orders=Whole(bounded=False),  # the order of every pixel is held for each
+)
 def random_deletion_curve(
     model: Callable,
     images: Float[Array, "batch height width channel"],
