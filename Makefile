@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Exact versions on the Python they were resolved for (the lock's first line); a newer one resolves afresh.
 CONSTRAINT = $(shell $(BIN)/python -c 'import sys; v = "Python %d.%d" % sys.version_info[:2]; print("-c requirements.lock" * (v in open("requirements.lock").readline()))')
 
-.PHONY: demo test test-slow lint format lock clean
+.PHONY: demo test test-slow test-optimized lint format lock clean
 
 demo: .venv/installed
 	$(BIN)/python experiments/demo.py $(DEMO_ARGS)
@@ -18,6 +18,10 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow $(TEST_ARGS)
+
+# The contract's numbers at XLA's own level of optimization, which users run.
+test-optimized: .venv/installed-dev
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -n 2 tests/contract -k "alone or devices or half" $(TEST_ARGS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check
