@@ -21,11 +21,12 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from jc2i import checks, pytrees, scores, streaming, tracing
 from jc2i.options import Anything, Fill, Maybe, Whole, kinds
+from jc2i.parallel.mesh import by_device, mesh_and_axis
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -65,6 +66,7 @@ class Method:
       depends_on_scores: whether which images it asks the model about depends on the scores. Where
         it does not, one run serves every calibration of a model.
       cost_of: see `cost`.
+      takes_batch_size: whether the function keeps to `batch_size` itself, within a batch.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Method:
     stochastic: bool
     depends_on_scores: bool
     cost_of: CostOf
+    takes_batch_size: bool
 
     def cost(self, shape: tuple[int, ...], **options: Any) -> Cost:
         """Model evaluations for each image.
@@ -151,6 +154,7 @@ def _decorator(
             stochastic,
             depends_on_scores,
             cost,
+            "batch_size" in inspect.signature(function).parameters,
         )
 
         @functools.wraps(function)
@@ -259,7 +263,7 @@ def _run(method: Method, values: dict[str, Any]) -> Any:
     batch = images.shape[0]
     model, images, classes = _fitting(model, images)
     targets, key = values.pop("targets"), values.pop("key")
-    leaves, _ = pytrees.split(model)
+    leaves, rest = pytrees.split(model)
     known = classes if checks.is_concrete(images, targets, *leaves) else None
     by_image: dict[str, Any] = {
         "images": images,
@@ -271,11 +275,12 @@ def _run(method: Method, values: dict[str, Any]) -> Any:
         if method.stochastic:  # another method's key changes nothing, and compiles nothing anew
             by_image["key"] = key
     size = Maybe(Whole()).read("batch_size", values.pop("batch_size"), images)
-    trees, inner = {"model": model}, None
+    arrays, rests, inner = {"model": leaves}, {"model": rest}, None
     if "explainer" in values:
         explain = values.pop("explainer")
         inner = _method(explain)
-        trees["explainer"] = pytrees.as_pytree("explainer", explain, "an explainer function")
+        explain = pytrees.as_pytree("explainer", explain, "an explainer function")
+        arrays["explainer"], rests["explainer"] = pytrees.split(explain)
     arguments: dict[str, Any] = {}
     words = []
     for name, value in values.items():
@@ -288,7 +293,7 @@ def _run(method: Method, values: dict[str, Any]) -> Any:
         else:
             arguments[name] = value
     options = {**method.parameters, **dict(words), **arguments}
-    mesh, axis = _placement(images)
+    mesh, axis = mesh_and_axis(images)
     local = batch if mesh is None else batch // mesh.size
     cost = method.cost_of(images.shape, options)
     # No more in flight than there are: two options that mean the same are one program.
@@ -297,11 +302,10 @@ def _run(method: Method, values: dict[str, Any]) -> Any:
     call = _Call(
         method.function,
         tuple(words),
-        tuple((name, pytrees.split(tree)[1]) for name, tree in trees.items()),
+        tuple(rests.items()),
         local if size is None else int(min(size, largest)),
-        "batch_size" in inspect.signature(method.function).parameters,
+        method.takes_batch_size,
     )
-    arrays = {name: pytrees.split(tree)[0] for name, tree in trees.items()}
     return _compiled(call, mesh, axis, by_image, arguments, arrays)
 
 
@@ -313,21 +317,6 @@ def _is_by_image(kind: Any, value: Any) -> bool:
     if isinstance(kind, Fill):  # an array of rank 4 was read: one image for each
         return value.ndim == 4 and value.shape[0] > 1
     return getattr(kind, "by_image", False)
-
-
-def _placement(images: Array) -> tuple[Mesh | None, str | None]:
-    """The mesh over whose devices a batch is split, and the axis; None where it is not split.
-
-    A mesh of one device counts: its program is the one of each of several.
-    """
-    if isinstance(images, checks.Tracer) or not isinstance(images.sharding, NamedSharding):
-        return None, None
-    sharding = images.sharding
-    axis = sharding.spec[0] if len(sharding.spec) else None
-    if not isinstance(axis, str):
-        return None, None
-    assert isinstance(sharding.mesh, Mesh)
-    return sharding.mesh, axis
 
 
 def _fitting(model: Any, images: Array) -> tuple[Any, Array, int]:
@@ -416,13 +405,6 @@ def _compiled(
 ) -> Any:
     if "key" in by_image:
         by_image = {**by_image, "key": image_keys(by_image["key"], by_image["images"].shape[0])}
-    if mesh is None:
+    if mesh is None or axis is None:
         return call(by_image, arguments, arrays)
-    # Each device runs the program of its own images, the same however many devices there are.
-    # Without the check of replication: it would sum the gradients of variables that an optimised
-    # explainer makes for each image.
-    here, everywhere = PartitionSpec(axis), PartitionSpec()
-    specs = (here, everywhere, everywhere)
-    return jax.shard_map(call, mesh=mesh, in_specs=specs, out_specs=here, check_vma=False)(
-        by_image, arguments, arrays
-    )
+    return by_device(call, mesh, axis, by_image, arguments, arrays)

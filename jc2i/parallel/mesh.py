@@ -89,6 +89,47 @@ def part(mesh: Mesh, count: int) -> Mesh:
     )
 
 
+def mesh_and_axis(array: Any) -> tuple[Mesh | None, str | None]:
+    """The mesh over whose devices an array's leading axis is split, and the mesh's axis.
+
+    Args:
+      array: any array; one that is traced or not split has neither. A mesh of one device counts:
+        its program is the one of each of several.
+
+    Returns:
+      The mesh and the name of its axis, or None and None.
+    """
+    traced = isinstance(array, checks.Tracer)
+    sharding = None if traced else getattr(array, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh):
+        return None, None
+    axis = sharding.spec[0] if len(sharding.spec) else None
+    return (sharding.mesh, axis) if isinstance(axis, str) else (None, None)
+
+
+def by_device(function: Callable[..., Any], mesh: Mesh, axis: str, split: Any, *shared: Any) -> Any:
+    """`function(split, *shared)`, each device on its own part of `split`, within a compiled one.
+
+    Each runs the program of its own part, the same however many devices there are.
+
+    Args:
+      function: returns a pytree of arrays with the leading axis of those that are split.
+      mesh: the devices.
+      axis: the mesh's axis.
+      split: a pytree of arrays with one leading axis, which the devices share out.
+      *shared: pytrees that each device has whole.
+
+    Returns:
+      What the function returns, split likewise.
+    """
+    here, everywhere = PartitionSpec(axis), PartitionSpec()
+    specs = (here, *[everywhere] * len(shared))
+    # Without the check of replication: it would sum over the devices the gradients of what each
+    # makes for itself, such as the variables of an optimised explainer.
+    local = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=here, check_vma=False)
+    return local(split, *shared)
+
+
 def on_each_device(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiles a function of a model and a batch so that each device runs it on its own part.
 
@@ -107,15 +148,10 @@ def on_each_device(function: Callable[..., Any]) -> Callable[..., Any]:
     def compiled(mesh: Mesh | None, model: Any, *batch: checks.Array) -> Any:
         if mesh is None:
             return function(model, *batch)
-        part = PartitionSpec(AXIS)
-        parts = (PartitionSpec(), *[part] * len(batch))
-        # Its checks would sum the gradient of what each device makes for itself over the devices.
-        local = jax.shard_map(function, mesh=mesh, in_specs=parts, out_specs=part, check_vma=False)
-        return local(model, *batch)
+        return by_device(lambda part, model: function(model, *part), mesh, AXIS, batch, model)
 
     def call(model: Any, *batch: checks.Array) -> Any:
-        sharding = getattr(batch[0], "sharding", None)
-        mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+        mesh, _ = mesh_and_axis(batch[0])
         return compiled(mesh if mesh and mesh.size > 1 else None, model, *batch)
 
     return call
