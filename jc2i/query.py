@@ -261,21 +261,16 @@ def _run(method: Method, values: dict[str, Any]) -> Any:
     model = pytrees.as_pytree("model", values.pop("model"), scores.MODEL)
     images = checks.finite_batch("images", values.pop("images"), 4, "batch, height, width, channel")
     batch = images.shape[0]
-    model, images, classes = _fitting(model, images)
+    wide = images.astype(jnp.promote_types(images.dtype, jnp.float32))
     targets, key = values.pop("targets"), values.pop("key")
-    leaves, rest = pytrees.split(model)
-    known = classes if checks.is_concrete(images, targets, *leaves) else None
-    by_image: dict[str, Any] = {
-        "images": images,
-        "targets": checks.class_indices("targets", targets, batch, known),
-    }
+    by_image: dict[str, Any] = {}
     checks.require(not (method.stochastic and key is None), "key", None, _KEY)
     if key is not None:
         key = _typed_keys(key, batch)
         if method.stochastic:  # another method's key changes nothing, and compiles nothing anew
             by_image["key"] = key
     size = Maybe(Whole()).read("batch_size", values.pop("batch_size"), images)
-    arrays, rests, inner = {"model": leaves}, {"model": rest}, None
+    arrays, rests, inner = {}, {}, None
     if "explainer" in values:
         explain = values.pop("explainer")
         inner = _method(explain)
@@ -285,7 +280,7 @@ def _run(method: Method, values: dict[str, Any]) -> Any:
     words = []
     for name, value in values.items():
         kind = method.kinds.get(name) or (inner.kinds.get(name) if inner else None) or Anything()
-        value = kind.read(name, value, images)
+        value = kind.read(name, value, wide)
         if not isinstance(value, jax.Array | np.ndarray):
             words.append((name, value))
         elif _is_by_image(kind, value):
@@ -298,12 +293,24 @@ def _run(method: Method, values: dict[str, Any]) -> Any:
     cost = method.cost_of(images.shape, options)
     # No more in flight than there are: two options that mean the same are one program.
     by_feature = cost.forward_a_feature or cost.behind_a_feature
-    largest = math.inf if by_feature else local * max(1, cost.forward, cost.gradient)
+    evaluations = max(1, cost.forward, cost.gradient)
+    largest = math.inf if by_feature else local * evaluations
+    in_flight = local if size is None else int(min(size, largest))
+    rows = min(local, in_flight)
+    if method.takes_batch_size and method.role == "explainer" and in_flight > local:
+        rows = local * streaming.step_size(int(evaluations), streaming.per_step(local, in_flight))
+    model, classes = _fitting(model, images, rows)
+    arrays["model"], rests["model"] = pytrees.split(model)
+    known = classes if checks.is_concrete(images, targets, *arrays["model"]) else None
+    by_image |= {
+        "images": wide,
+        "targets": checks.class_indices("targets", targets, batch, known),
+    }
     call = _Call(
         method.function,
         tuple(words),
         tuple(rests.items()),
-        local if size is None else int(min(size, largest)),
+        in_flight,
         method.takes_batch_size,
     )
     return _compiled(call, mesh, axis, by_image, arguments, arrays)
@@ -319,49 +326,47 @@ def _is_by_image(kind: Any, value: Any) -> bool:
     return getattr(kind, "by_image", False)
 
 
-def _fitting(model: Any, images: Array) -> tuple[Any, Array, int]:
-    """The model, images in float32 at least, and the number of classes.
+def _fitting(model: Any, images: Array, rows: int) -> tuple[Any, int]:
+    """A model that takes the widened images, and the number of its classes.
 
     Sums and noise in half precision stall, so images are widened. A model that does not take the
     wide type is given what it takes: the type of the images that came, or float32.
+
+    Args:
+      model: a callable pytree.
+      images: the images as they came.
+      rows: how many of them the model will be called on at once, as far as is known: its trace
+        serves the method's program where it is right.
     """
     wide = jnp.promote_types(images.dtype, jnp.float32)
     refused = None
     for dtype in dict.fromkeys((wide, images.dtype, jnp.dtype(jnp.float32))):
         try:
-            classes = score_shape(model, images.astype(dtype))[1]
+            shape = _score_shape(model, jax.ShapeDtypeStruct((rows, *images.shape[1:]), dtype))
         except checks.Refusal as refusal:
             refused = refused or refusal
             continue
-        model = model if dtype == wide else scores.InType(model, dtype)
-        return model, images.astype(wide), classes
+        return model if dtype == wide else scores.InType(model, dtype), shape[1]
     assert refused is not None
     raise refused
 
 
-def score_shape(model: Any, images: jax.Array) -> tuple[int, ...]:
-    """The shape of a model's scores, found without running it (and once a model structure).
-
-    Args:
-      model: a callable pytree.
-      images: images[batch, height, width, channel].
-
-    Returns:
-      (batch, classes).
+def _score_shape(model: Any, images: jax.ShapeDtypeStruct) -> tuple[int, ...]:
+    """The shape of a model's scores, found without running it.
 
     Raises:
       ValueError: if the model refuses such images, or returns anything but [batch, classes] of two
         classes at least.
     """
     leaves, rest = pytrees.split(model)
-    shapes = tuple(jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)) for x in leaves)
     try:
-        shape = _score_shape(rest, shapes, jax.ShapeDtypeStruct(images.shape, images.dtype))
+        result = jax.eval_shape(functools.partial(_scores, rest), leaves, images)
     except checks.Refusal:
         raise
     except (TypeError, ValueError) as error:
         takes = f"images that the model accepts ({error})"
         raise checks.invalid("images", checks.describe(images), takes) from error
+    shape = getattr(result, "shape", result)
     if not isinstance(shape, tuple) or len(shape) != 2 or shape[0] != images.shape[0]:
         takes = f"a callable that returns scores[batch, classes] for {checks.describe(images)}"
         raise checks.invalid("model", f"one that returns {shape}", takes)
@@ -370,10 +375,22 @@ def score_shape(model: Any, images: jax.Array) -> tuple[int, ...]:
     return shape
 
 
-@functools.lru_cache(maxsize=256)
-def _score_shape(rest: pytrees.Rest, shapes: tuple, images: Any) -> Any:
-    result = jax.eval_shape(lambda x, leaves: pytrees.join(leaves, rest)(x), images, list(shapes))
-    return getattr(result, "shape", result)
+@functools.partial(jax.jit, static_argnums=0)
+def _scores(rest: pytrees.Rest, leaves: list[Any], images: Any) -> Any:
+    # jit keeps the trace for each structure and shape: the check and the program share one.
+    return pytrees.join(leaves, rest)(images)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Traced:
+    """A model taken apart, which is traced once for all that call it on images of one shape."""
+
+    leaves: list[Any]
+    rest: pytrees.Rest = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, images: Any) -> Any:
+        return _scores(self.rest, self.leaves, images)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -387,8 +404,9 @@ class _Call:
     takes_batch_size: bool
 
     def __call__(self, by_image: Any, arguments: Any, arrays: Any) -> Any:
-        trees = {name: pytrees.join(arrays[name], rest) for name, rest in self.trees}
-        trees["model"] = tracing.prepared(trees["model"])
+        trees = {n: pytrees.join(arrays[n], rest) for n, rest in self.trees if n != "model"}
+        model = _Traced(arrays["model"], dict(self.trees)["model"])
+        trees["model"] = tracing.prepared(model)
         options = {**trees, **dict(self.words), **arguments}
         if self.takes_batch_size:
             options["batch_size"] = self.batch_size

@@ -79,17 +79,12 @@ def rise(
     checks.require(grid <= min(height, width), "grid", grid, f"at most {min(height, width)} cells")
     fill = removal.fill(images, baseline)[:, None]
     draw = functools.partial(
-        random_masks,
-        shape=(height, width),
-        grid=grid,
-        keep=keep,
-        interpolation=interpolation,
-        clip=clip,
+        _masks, shape=(height, width), grid=grid, keep=keep, method=interpolation, clip=clip
     )
 
     def add(sums: Sums, index: Array, counted: Array) -> Sums:
         # [batch, chunk, height, width]
-        drawn = streaming.each(lambda key: draw(key, index), key)
+        drawn = draw(streaming.each(lambda key: _uniform(key, index, grid), key))
         drawn = drawn.astype(images.dtype)
         variants = masking.blend(images[:, None], drawn[..., None], fill)
         values = masking.variant_scores(model, variants, targets)
@@ -140,22 +135,44 @@ def random_masks(
     Returns:
       The masks, 1 where the image stays visible.
     """
-    cells = [-(-length // grid) for length in shape]
-    rows, columns = (
-        jnp.asarray(upsampling.matrix(grid, (grid + 1) * cell, interpolation)) for cell in cells
-    )
+    uniform = _uniform(key, index, grid)
+    return _masks(uniform, shape=shape, grid=grid, keep=keep, method=interpolation, clip=clip)
+
+
+def _uniform(key: Array, index: Array, grid: int) -> Array:
+    """The random numbers of one image's masks: one a cell, then the shift's two."""
 
     def draw(index: Array) -> Array:
-        # One draw for cells and shift: each further one costs a second of compilation on CPU.
-        uniform = jax.random.uniform(jax.random.fold_in(key, index), (grid * grid + 2,), rows.dtype)
-        kept = (uniform[:-2] < jnp.asarray(keep, rows.dtype)).reshape(grid, grid).astype(rows.dtype)
-        shift = jnp.floor(uniform[-2:] * np.array(cells, np.float32)).astype(int)
-        up = jax.lax.dynamic_slice_in_dim(rows, shift[0], shape[0])
-        across = jax.lax.dynamic_slice_in_dim(columns, shift[1], shape[1])
-        return jnp.einsum("hr,rc,wc->hw", up, kept, across, precision="highest")
+        # One draw for cells and shift: each further one costs half a second to compile on CPU.
+        return jax.random.uniform(jax.random.fold_in(key, index), (grid * grid + 2,), np.float32)
 
-    masks = streaming.each(draw, index)
+    return streaming.each(draw, index)
+
+
+def _masks(
+    uniform: Array, *, shape: tuple[int, int], grid: int, keep: Scalar, method: str, clip: bool
+) -> Array:
+    """The masks [..., height, width] that random numbers [..., grid^2 + 2] stand for."""
+    kept = uniform[..., :-2].reshape(*uniform.shape[:-1], grid, grid) < keep
+    # Rows for a shift are chosen by a gather: outside the loop over keys it is half the program.
+    up, across = (
+        jnp.asarray(_windows(grid, length, method))[
+            (uniform[..., axis] * -(-length // grid)).astype(int)
+        ]
+        for axis, length in ((-2, shape[0]), (-1, shape[1]))
+    )
+    masks = jnp.einsum(
+        "...hr,...rc,...wc->...hw", up, kept.astype(up.dtype), across, precision="highest"
+    )
     return jnp.clip(masks, 0, 1) if clip else masks
+
+
+@functools.cache
+def _windows(grid: int, length: int, method: str) -> np.ndarray:
+    """The interpolation matrix at every shift below one cell: [shift, length, grid]."""
+    cell = -(-length // grid)
+    matrix = upsampling.matrix(grid, (grid + 1) * cell, method)
+    return np.stack([matrix[shift : shift + length] for shift in range(cell)])
 
 
 Sums = tuple[Array, Array]
