@@ -258,7 +258,9 @@ def _typed_keys(key: Any, batch: int) -> Array:
 
 
 def _run(method: Method, values: dict[str, Any]) -> Any:
-    model = pytrees.as_pytree("model", values.pop("model"), scores.MODEL)
+    # A metric hands its own prepared model on to an explainer, which prepares it itself.
+    model = tracing.as_written(values.pop("model"))
+    model = pytrees.as_pytree("model", model, scores.MODEL)
     images = checks.finite_batch("images", values.pop("images"), 4, "batch, height, width, channel")
     batch = images.shape[0]
     wide = images.astype(jnp.promote_types(images.dtype, jnp.float32))

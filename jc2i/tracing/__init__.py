@@ -11,7 +11,7 @@ size            how much memory a gradient takes
 """
 
 from jc2i.tracing.folding import folded
-from jc2i.tracing.preparation import prepared
+from jc2i.tracing.preparation import as_written, prepared
 from jc2i.tracing.size import bytes_of_gradient
 
-__all__ = ["bytes_of_gradient", "folded", "prepared"]
+__all__ = ["as_written", "bytes_of_gradient", "folded", "prepared"]

@@ -35,6 +35,11 @@ def prepared(model: Callable) -> Callable:
     return _Prepared(model)
 
 
+def as_written(model: Any) -> Any:
+    """The model that was prepared, or the same one: its operations are those of its author."""
+    return model.model if isinstance(model, _Prepared) else model
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Prepared:
