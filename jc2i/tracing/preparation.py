@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.extend.core as jex
 
 from jc2i.checks import Array
 from jc2i.tracing import fast_gradients
 from jc2i.tracing.depthwise import depthwise_convolution
-from jc2i.tracing.interpreter import KEEP, LEAVE, Operation, Step, equations, rewritten
+from jc2i.tracing.interpreter import KEEP, LEAVE, Operation, Step, bind, equations, rewritten
 
 
 def prepared(model: Callable) -> Callable:
@@ -38,6 +39,16 @@ def prepared(model: Callable) -> Callable:
 def as_written(model: Any) -> Any:
     """The model that was prepared, or the same one: its operations are those of its author."""
     return model.model if isinstance(model, _Prepared) else model
+
+
+def apply(equation: jex.JaxprEqn, *inputs: Any) -> Any:
+    """The output of a convolution or product, as a prepared model computes it."""
+    rule = _RULES.get(equation.primitive.name) if jax.default_backend() == "cpu" else None
+    if rule is not None:
+        found = rule(Operation(equation, (True,) * len(inputs), (1,)), *inputs)
+        if not isinstance(found, Step):
+            return found[0]
+    return bind(equation, *inputs)[0]
 
 
 @jax.tree_util.register_dataclass
