@@ -3,6 +3,7 @@
 gradients      sensitivity, gradient_x_input, integrated_gradients, smoothgrad
 perturbation   occlusion, rise, meaningful_perturbation
 cam            grad_cam, hires_cam, score_cam, ablation_cam
+propagation    lrp, deeplift, guided_backprop, deconvnet
 baselines      random_map
 
 `jc2i.query.methods(jc2i.explainers)` lists them with what is known of each.
@@ -26,3 +27,4 @@ from jc2i.explainers.perturbation.meaningful_perturbation import (
 )
 from jc2i.explainers.perturbation.occlusion import occlusion as occlusion
 from jc2i.explainers.perturbation.rise import rise as rise
+from jc2i.explainers.propagation.lrp import lrp as lrp

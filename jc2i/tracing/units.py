@@ -134,14 +134,32 @@ class Program:
         Returns:
           The model's result.
         """
+        outputs = self._run(rules, images, self.closed.jaxpr.outvars)
+        return jax.tree.unflatten(self.structure, outputs)
+
+    def value(self, variable: Any, images: Array) -> Array:
+        """The value that a variable of the program has at some images.
+
+        Args:
+          variable: an input or output of one of the units.
+          images: images of the shape and type that the program was read at.
+
+        Returns:
+          The value.
+        """
+        return self._run({}, images, [variable])[0]
+
+    def _run(self, rules: Mapping[str, Rule], images: Array, wanted: Sequence[Any]) -> list[Any]:
         jaxpr = self.closed.jaxpr
         values: dict[Any, Any] = dict(zip(jaxpr.constvars, self.closed.consts, strict=True))
         values.update(zip(jaxpr.invars, jax.tree.leaves(images), strict=True))
+        missing = set(_variables(wanted)) - set(values)
         for unit in self.units:
-            outputs = _applied(unit, rules, values)
-            values.update(zip(unit.outputs, outputs, strict=True))
-        results = [_read(values, atom) for atom in jaxpr.outvars]
-        return jax.tree.unflatten(self.structure, results)
+            if not missing:
+                break
+            values.update(zip(unit.outputs, _applied(unit, rules, values), strict=True))
+            missing.difference_update(unit.outputs)
+        return [_read(values, atom) for atom in wanted]
 
 
 def _applied(unit: Unit, rules: Mapping[str, Rule], values: Mapping[Any, Any]) -> Sequence[Any]:

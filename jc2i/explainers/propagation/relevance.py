@@ -1,0 +1,241 @@
+"""Layer-wise relevance propagation: what share of its relevance each input of a unit receives.
+
+`table` is the rules by kind of unit (`jc2i.tracing.units`), `LINEAR` those of linear maps by name.
+A rule for another operation is one more line of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jc2i.explainers.propagation.backward import back, gradient, own, refusing
+from jc2i.tracing.interpreter import OTHERS
+from jc2i.tracing.linear import Linear
+from jc2i.tracing.units import MOVEMENT, REDUCTIONS, Application, Rule, Unit
+
+
+class Settings(NamedTuple):
+    """The numbers of the rules, each as `lrp` explains it."""
+
+    epsilon: Any
+    relative: bool
+    gamma: Any
+    alpha: Any
+    bias: bool
+    bounds: Callable[[Unit], tuple[Array, Array]]
+    """Of the first linear map: the least and the largest value of each of its inputs."""
+
+    def stabilized(self, values: Array) -> Array:
+        """The sums with epsilon added away from zero, so that they can be divided by."""
+        size = self.epsilon
+        if self.relative:
+            size = size * jnp.sqrt(jnp.mean(jnp.square(values), axis=-1, keepdims=True))
+        return values + jnp.where(values >= 0, 1, -1).astype(values.dtype) * jnp.asarray(
+            size, values.dtype
+        )
+
+
+Term = tuple[Array, Array, Any]
+"""Values, kernel and bias: their products and their sum are shares of a denominator."""
+
+
+def _shared(layer: Linear, terms: Sequence[Term], relevance: Array, settings: Settings) -> Array:
+    """sum over terms of x w^T (R / sum over terms of (w x + b))."""
+    products, backs = zip(
+        *(jax.vjp(lambda v, k=kernel: layer.product(v, k), values) for values, kernel, _ in terms),
+        strict=True,
+    )
+    total = sum(products)
+    for *_, bias in terms:
+        if bias is not None and settings.bias:
+            total = total + bias.astype(total.dtype)
+    share = relevance / settings.stabilized(total)
+    return sum(values * way(share)[0] for (values, *_), way in zip(terms, backs, strict=True))
+
+
+def _positive(value: Any) -> Any:
+    return None if value is None else jnp.maximum(value, 0)
+
+
+def _negative(value: Any) -> Any:
+    return None if value is None else jnp.minimum(value, 0)
+
+
+def _epsilon(layer: Linear, x: Array, relevance: Array, settings: Settings, unit: Unit) -> Array:
+    return _shared(layer, [(x, layer.kernel, layer.bias)], relevance, settings)
+
+
+def _supporting(layer: Linear, x: Array) -> list[Term]:
+    """What adds to the outputs: positive values by positive weights, negative by negative."""
+    return [
+        (_positive(x), _positive(layer.kernel), _positive(layer.bias)),
+        (_negative(x), _negative(layer.kernel), None),
+    ]
+
+
+def _opposing(layer: Linear, x: Array) -> list[Term]:
+    """What takes from the outputs."""
+    return [
+        (_positive(x), _negative(layer.kernel), _negative(layer.bias)),
+        (_negative(x), _positive(layer.kernel), None),
+    ]
+
+
+def _z_plus(layer: Linear, x: Array, relevance: Array, settings: Settings, unit: Unit) -> Array:
+    return _shared(layer, _supporting(layer, x), relevance, settings)
+
+
+def _alpha_beta(layer: Linear, x: Array, relevance: Array, settings: Settings, unit: Unit) -> Array:
+    alpha = jnp.asarray(settings.alpha, x.dtype)
+    supporting = _shared(layer, _supporting(layer, x), relevance, settings)
+    opposing = _shared(layer, _opposing(layer, x), relevance, settings)
+    return alpha * supporting - (alpha - 1) * opposing
+
+
+def _gamma(layer: Linear, x: Array, relevance: Array, settings: Settings, unit: Unit) -> Array:
+    """As zennit's generalised rule: outputs above zero favour what supports them, others the rest.
+
+    Of values that are not negative it is w + gamma max(w, 0) where the output is positive.
+    """
+    gamma = jnp.asarray(settings.gamma, x.dtype)
+    output = layer(x)
+
+    def more(value: Any, part: Callable) -> Any:
+        return None if value is None else value + gamma * part(value)
+
+    def terms(same: Callable, other: Callable) -> list[Term]:
+        kernel, bias = layer.kernel, layer.bias
+        return [
+            (_positive(x), more(kernel, same), more(bias, same)),
+            (_negative(x), more(kernel, other), None),
+        ]
+
+    above = jnp.where(output > 0, relevance, 0)
+    below = jnp.where(output < 0, relevance, 0)
+    return _shared(layer, terms(_positive, _negative), above, settings) + _shared(
+        layer, terms(_negative, _positive), below, settings
+    )
+
+
+def _by_weight(layer: Linear, x: Array, kernel: Array, bias: Any, R: Array, settings: Settings):
+    return _shared(layer, [(jnp.ones_like(x), kernel, bias)], R, settings)
+
+
+def _w_square(layer: Linear, x: Array, relevance: Array, settings: Settings, unit: Unit) -> Array:
+    bias = None if layer.bias is None else jnp.square(layer.bias)
+    return _by_weight(layer, x, jnp.square(layer.kernel), bias, relevance, settings)
+
+
+def _flat(layer: Linear, x: Array, relevance: Array, settings: Settings, unit: Unit) -> Array:
+    return _by_weight(layer, x, jnp.ones_like(layer.kernel), None, relevance, settings)
+
+
+def _z_box(layer: Linear, x: Array, relevance: Array, settings: Settings, unit: Unit) -> Array:
+    low, high = settings.bounds(unit)
+    terms: list[Term] = [
+        (x, layer.kernel, None),
+        (-low, _positive(layer.kernel), None),
+        (-high, _negative(layer.kernel), None),
+    ]
+    return _shared(layer, terms, relevance, settings)
+
+
+LINEAR: dict[str, Callable[..., Array]] = {
+    "epsilon": _epsilon,
+    "z_plus": _z_plus,
+    "alpha_beta": _alpha_beta,
+    "gamma": _gamma,
+    "w_square": _w_square,
+    "flat": _flat,
+    "z_box": _z_box,
+}
+"""The rules of linear maps: (map, its input, relevance of its output, settings, unit)."""
+
+
+def table(rule_of: Callable[[Unit, Linear], str], settings: Settings) -> dict[str, Rule]:
+    """The rules of layer-wise relevance propagation by kind of unit.
+
+    Args:
+      rule_of: the name in `LINEAR` of a linear map's rule.
+      settings: the rules' numbers.
+
+    Returns:
+      The table.
+    """
+
+    def linear(application: Application, inputs: Any, held: Any, outputs: Any, arriving: Any):
+        assert application.linear is not None
+        rule = LINEAR[rule_of(application.unit, application.linear)]
+        return [rule(application.linear, *inputs, *arriving, settings, application.unit)]
+
+    def passed(application: Application, inputs: Any, held: Any, outputs: Any, arriving: Any):
+        """R_in = R: a function of one value at each place."""
+        return arriving
+
+    def shared(application: Application, inputs: Any, held: Any, outputs: Any, arriving: Any):
+        """R_i = x_i dy/dx_i R / y of a sum y: residuals, averages, differences."""
+        (output,), (relevance,) = outputs, arriving
+        share = (relevance / settings.stabilized(output),)
+        found = gradient(application.function, inputs, held, share)
+        return [x * way for x, way in zip(inputs, found, strict=True)]
+
+    def affine(application: Application, inputs: Any, held: Any, outputs: Any, arriving: Any):
+        """R_in = R a x / (a x + b), but for the image's own normalisation, which takes nothing."""
+        if application.unit.first:
+            return arriving
+        (output,), (relevance,) = outputs, arriving
+        zeros = tuple(map(jnp.zeros_like, inputs))
+        (constant,) = application.function(zeros, held)
+        return [(output - constant) * relevance / settings.stabilized(output)]
+
+    def halved(application: Application, inputs: Any, held: Any, outputs: Any, arriving: Any):
+        """Half of what `shared` gives: a product of two parts (AttnLRP, proposition 3.3)."""
+        if len(inputs) == 1:
+            return passed(application, inputs, held, outputs, arriving)
+        half = tuple(relevance / 2 for relevance in arriving)
+        return shared(application, inputs, held, outputs, half)
+
+    def gate(application: Application, inputs: Any, held: Any, outputs: Any, arriving: Any):
+        """R_a = R_b = R / 2 of a product a b at each place (AttnLRP, proposition 3.2)."""
+        return [arriving[0] / len(inputs)] * len(inputs)
+
+    def numerator(application: Application, inputs: Any, held: Any, outputs: Any, arriving: Any):
+        """All to a of a / b, whose b is a normalisation's (AttnLRP, proposition 3.4)."""
+        above = application.unit.equation.invars[0]
+        return [
+            arriving[0] if variable is above else jnp.zeros_like(value)
+            for variable, value in zip(application.unit.inputs, inputs, strict=True)
+        ]
+
+    def softmax(application: Application, inputs: Any, held: Any, outputs: Any, arriving: Any):
+        """R_i = x_i (R_i - s_i sum_j R_j) (AttnLRP, proposition 3.1); a masked x_i has none."""
+        (x,), (s,), (relevance,) = inputs, outputs, arriving
+        axes = next(
+            e.params["axes"] for e in application.unit.equations if "axes" in e.params
+        )
+        total = relevance.sum(axis=axes, keepdims=True)
+        return [jnp.where(s > 0, x, 0) * (relevance - s * total)]
+
+    return {
+        "linear": back(linear),
+        "activation": back(passed),
+        "affine": back(affine),
+        "scale": back(passed),
+        "softmax": back(softmax),
+        **dict.fromkeys(("add", "add_any", "sub"), back(shared)),
+        **dict.fromkeys(("reduce_sum", "reduce_window_sum", "cumsum"), back(shared)),
+        **dict.fromkeys(("conv_general_dilated", "dot_general"), back(halved)),
+        "mul": back(gate),
+        "div": back(numerator),
+        # The winner takes all; what is moved is moved back.
+        **dict.fromkeys(("max", "min", "select_n", "clamp"), own),
+        **dict.fromkeys(sorted((REDUCTIONS - {"reduce_sum", "reduce_window_sum", "cumsum"})), own),
+        **dict.fromkeys(sorted(MOVEMENT), own),
+        "held": own,
+        OTHERS: refusing("lrp"),
+    }
