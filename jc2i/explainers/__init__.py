@@ -27,4 +27,7 @@ from jc2i.explainers.perturbation.meaningful_perturbation import (
 )
 from jc2i.explainers.perturbation.occlusion import occlusion as occlusion
 from jc2i.explainers.perturbation.rise import rise as rise
+from jc2i.explainers.propagation.deeplift import deeplift as deeplift
 from jc2i.explainers.propagation.lrp import lrp as lrp
+from jc2i.explainers.propagation.rectifiers import deconvnet as deconvnet
+from jc2i.explainers.propagation.rectifiers import guided_backprop as guided_backprop

@@ -181,19 +181,23 @@ def _goes_on(
     # A number added is part of what follows (a hard sigmoid's 3): biases are arrays.
     if name in ("add", "sub") and isinstance(other, jex.Literal):
         return False
-    shape = other.aval.shape
+    shape = _shape(other)
     if not isinstance(other, jex.Literal) and other in makers:
         maker = makers[other]
         if maker.primitive.name == "broadcast_in_dim" and len(maker.invars) == 1:
             wide, given = [1] * len(shape), maker.invars[0]
             places = maker.params["broadcast_dimensions"]
-            for axis, n in zip(places, given.aval.shape, strict=True):
+            for axis, n in zip(places, _shape(given), strict=True):
                 wide[axis] = n
             shape = tuple(wide)
             narrow[other] = (given, shape)
     if name in ("add", "sub"):
         return True
     return all(n == 1 or axis in axes for axis, n in enumerate(shape))
+
+
+def _shape(atom: Any) -> tuple[int, ...]:
+    return atom.aval.shape
 
 
 def _kernel_axes(equation: jex.JaxprEqn, kernel: int) -> dict[int, int] | None:
@@ -203,7 +207,7 @@ def _kernel_axes(equation: jex.JaxprEqn, kernel: int) -> dict[int, int] | None:
         return {numbers.out_spec[1]: numbers.rhs_spec[0]} if kernel == 1 else None
     contracted, batch = numbers
     free = [
-        [axis for axis in range(len(atom.aval.shape)) if axis not in (*summed, *shared)]
+        [axis for axis in range(len(_shape(atom))) if axis not in (*summed, *shared)]
         for atom, summed, shared in zip(equation.invars, contracted, batch, strict=True)
     ]
     first = len(batch[0]) + kernel * len(free[0])

@@ -23,7 +23,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.extend.core as jex
@@ -46,7 +46,7 @@ ELEMENTWISE = frozenset(
 
 MOVEMENT = frozenset(
     """broadcast_in_dim concatenate dynamic_slice dynamic_update_slice gather name pad reshape rev
-    slice split squeeze transpose""".split()
+    slice split squeeze stack tile transpose unstack""".split()
 )
 """Primitives that put values elsewhere; their own transposes put anything back."""
 
@@ -90,6 +90,11 @@ class Unit:
     def equation(self) -> jex.JaxprEqn:
         """The operation, or the first of several."""
         return self.equations[0]
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """Of a softmax, the axes it sums over."""
+        return next(e.params["axes"] for e in self.equations if "axes" in e.params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,21 +171,21 @@ def _applied(unit: Unit, rules: Mapping[str, Rule], values: Mapping[Any, Any]) -
     inputs = tuple(values[variable] for variable in unit.inputs)
     held = tuple(values[variable] for variable in unit.held)
 
-    def function(inputs: tuple, held: tuple) -> tuple:
-        inner = collections.ChainMap(
-            dict(zip((*unit.inputs, *unit.held), (*inputs, *held), strict=True)), values
-        )
+    def run(inputs: tuple, held: tuple) -> tuple:
+        inner = dict(values)
+        inner.update(zip((*unit.inputs, *unit.held), (*inputs, *held), strict=True))
         for equation in unit.equations:
             outputs = bind(equation, *(_read(inner, atom) for atom in equation.invars))
             inner.update(zip(equation.outvars, outputs, strict=True))
         return tuple(inner[variable] for variable in unit.outputs)
 
     if unit.kind == "fixed":
-        return function(inputs, held)
+        return run(inputs, held)
+    function: Callable[[tuple, tuple], tuple] = run
     layer = None
     if unit.chain is not None:
         layer = unit.chain.linear(lambda atom: _read(values, atom))
-        function = _of_linear(layer)
+        function = _of(layer)
     held = tuple(map(jax.lax.stop_gradient, held))
     rule = rules.get(unit.kind, rules.get(OTHERS))
     if rule is None:
@@ -188,7 +193,7 @@ def _applied(unit: Unit, rules: Mapping[str, Rule], values: Mapping[Any, Any]) -
     return rule(Application(unit, inputs, held, function, layer))
 
 
-def _of_linear(layer: linear.Linear) -> Callable[[tuple, tuple], tuple]:
+def _of(layer: linear.Linear) -> Callable[[tuple, tuple], tuple]:
     return lambda inputs, held: (layer(*inputs),)
 
 
@@ -227,14 +232,16 @@ def read(
     """
 
     def enter(operation: Operation, *inputs: Any) -> Step:
-        name = operation.equation.primitive.name
-        return LEAVE if name in whole else ENTER
+        # What a library's function is made of has no line of the model's.
+        source.append(operation.source or source[-1])
+        return LEAVE if operation.equation.primitive.name in whole else ENTER
 
     def others(operation: Operation, *inputs: Any) -> Step:
         name = operation.equation.primitive.name
         differentiable = any(map(_is_real, operation.equation.outvars))
         if known is not None and any(operation.dependent) and differentiable:
-            where = f" at {operation.source}" if operation.source else ""
+            line = operation.source or source[-1]
+            where = f" at {line}" if line else ""
             is_complex = any(map(_is_complex, operation.equation.outvars))
             takes = f"operations that {method or 'this'} has a rule for, of real numbers"
             checks.require(
@@ -251,6 +258,7 @@ def read(
         return evaluate(closed, rules, *jax.tree.leaves(images))
 
     structure: list[Any] = []
+    source = [""]
     closed, _ = traced(flat, images)
     units = _Reader(closed.jaxpr, normalisations_held).units
     return Program(closed, structure[0], tuple(units))
@@ -327,8 +335,8 @@ class _Reader:
 
     def _softmax(self, division: jex.JaxprEqn) -> tuple[Any, tuple] | None:
         """The input and the equations of exp(x) / sum exp(x), where a division ends one."""
-        numerator, below = division.invars
-        exponential = self.makers.get(numerator) if not isinstance(numerator, jex.Literal) else None
+        numerator, below = cast("list[Any]", division.invars)
+        exponential = None if isinstance(numerator, jex.Literal) else self.makers.get(numerator)
         if exponential is None or exponential.primitive.name != "exp":
             return None
         equations = [division]

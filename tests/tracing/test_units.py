@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jc2i import models
 from jc2i.tracing import units
 
+
 def random(shape, seed=0):
     return jnp.float32(np.random.default_rng(seed).standard_normal(shape))
 

@@ -70,7 +70,7 @@ class References:
 
 
 @explainer(
-    cost=lambda shape, options: Cost(gradient=options["steps"] * _number(options["references"])),
+    cost=lambda shape, options: Cost(gradient=options["steps"] * number_of(options["references"])),
     depends_on_scores=False,
     references=References(),
     method=OneOf(*METHODS),
@@ -131,7 +131,7 @@ def integrated_gradients(
     return reduce_channels(total / len(starts), channels)
 
 
-def _number(references: Any) -> int:
+def number_of(references: Any) -> int:
     """How many references there are: read already, or as a caller of `Method.cost` gave them."""
     several = isinstance(references, tuple | list) or getattr(references, "ndim", 0) == 4
     return len(references) if several else 1

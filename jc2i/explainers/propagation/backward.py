@@ -37,13 +37,21 @@ def back(rule: Callable[..., Sequence[Array]], function: Callable | None = None)
             return outputs, (inputs, held, outputs)
 
         def backward(kept: tuple, arriving: tuple) -> tuple:
-            return tuple(rule(application, *kept, arriving)), None
+            found = rule(application, *kept, arriving)
+            return tuple(map(_fitted, found, kept[0])), None
 
         call = jax.custom_vjp(compute)
         call.defvjp(forward, backward)
         return call(application.inputs, application.held)
 
     return entry
+
+
+def _fitted(arriving: Array, value: Array) -> Array:
+    """What arrives at a value, summed over the axes along which the value was repeated."""
+    pairs = enumerate(zip(arriving.shape, value.shape, strict=True))
+    repeated = tuple(axis for axis, (wide, own) in pairs if own != wide)
+    return arriving.sum(axis=repeated, keepdims=True) if repeated else arriving
 
 
 def gradient(function: Callable, inputs: tuple, held: tuple, arriving: tuple) -> tuple:

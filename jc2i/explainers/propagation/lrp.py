@@ -98,9 +98,7 @@ def lrp(
       ValueError: for bad input, naming the argument; for a model with an operation that no rule is
         known for, naming it and its line.
     """
-    program = units.read(
-        tracing.as_written(model), images, method="lrp", normalisations_held=True
-    )
+    program = units.read(tracing.as_written(model), images, method="lrp", normalisations_held=True)
 
     def bounds(unit: units.Unit) -> tuple[Array, Array]:
         takes = "a rule of a first linear map (composite=), whose inputs are in a known range"
@@ -122,5 +120,7 @@ def lrp(
     rules = table(rule_of, Settings(epsilon, relative, gamma, alpha, bias, bounds))
     scores, back = jax.vjp(lambda images: program.evaluate(rules, images), images)
     chosen = jnp.arange(scores.shape[1])[None] == targets[:, None]
-    (relevance,) = back(jnp.where(chosen, scores if start == "score" else 1, 0).astype(scores.dtype))
+    (relevance,) = back(
+        jnp.where(chosen, scores if start == "score" else 1, 0).astype(scores.dtype)
+    )
     return reduce_channels(relevance, channels)

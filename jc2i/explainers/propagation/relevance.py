@@ -6,6 +6,7 @@ A rule for another operation is one more line of the table.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -40,22 +41,23 @@ class Settings(NamedTuple):
         )
 
 
-Term = tuple[Array, Array, Any]
+Term = tuple[Any, Any, Any]
 """Values, kernel and bias: their products and their sum are shares of a denominator."""
 
 
 def _shared(layer: Linear, terms: Sequence[Term], relevance: Array, settings: Settings) -> Array:
-    """sum over terms of x w^T (R / sum over terms of (w x + b))."""
+    """Sum over terms of x w^T (R / sum over terms of (w x + b))."""
     products, backs = zip(
         *(jax.vjp(lambda v, k=kernel: layer.product(v, k), values) for values, kernel, _ in terms),
         strict=True,
     )
-    total = sum(products)
+    total = functools.reduce(jnp.add, products)
     for *_, bias in terms:
         if bias is not None and settings.bias:
             total = total + bias.astype(total.dtype)
     share = relevance / settings.stabilized(total)
-    return sum(values * way(share)[0] for (values, *_), way in zip(terms, backs, strict=True))
+    shares = [values * way(share)[0] for (values, *_), way in zip(terms, backs, strict=True)]
+    return functools.reduce(jnp.add, shares)
 
 
 def _positive(value: Any) -> Any:
@@ -215,10 +217,7 @@ def table(rule_of: Callable[[Unit, Linear], str], settings: Settings) -> dict[st
     def softmax(application: Application, inputs: Any, held: Any, outputs: Any, arriving: Any):
         """R_i = x_i (R_i - s_i sum_j R_j) (AttnLRP, proposition 3.1); a masked x_i has none."""
         (x,), (s,), (relevance,) = inputs, outputs, arriving
-        axes = next(
-            e.params["axes"] for e in application.unit.equations if "axes" in e.params
-        )
-        total = relevance.sum(axis=axes, keepdims=True)
+        total = relevance.sum(axis=application.unit.axes, keepdims=True)
         return [jnp.where(s > 0, x, 0) * (relevance - s * total)]
 
     return {
@@ -234,7 +233,7 @@ def table(rule_of: Callable[[Unit, Linear], str], settings: Settings) -> dict[st
         "div": back(numerator),
         # The winner takes all; what is moved is moved back.
         **dict.fromkeys(("max", "min", "select_n", "clamp"), own),
-        **dict.fromkeys(sorted((REDUCTIONS - {"reduce_sum", "reduce_window_sum", "cumsum"})), own),
+        **dict.fromkeys(sorted(REDUCTIONS - {"reduce_sum", "reduce_window_sum", "cumsum"}), own),
         **dict.fromkeys(sorted(MOVEMENT), own),
         "held": own,
         OTHERS: refusing("lrp"),
