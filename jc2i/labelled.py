@@ -58,6 +58,13 @@ def public(
     return decorate
 
 
+def compiled(
+    *static: str,
+) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+    """`jax.jit` with the options that are static; to a type checker the function stays itself."""
+    return functools.partial(jax.jit, static_argnames=static)
+
+
 @contextlib.contextmanager
 def own_promotion() -> Iterator[None]:
     """JAX's usual promotion, whatever the user asks of their own code.

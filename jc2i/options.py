@@ -16,12 +16,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from jc2i import checks, removal
 from jc2i.normalization import as_maps
 
-Scalar = int | float | Float[Array, ""]
+Scalar = int | float | np.integer | np.floating | Float[checks.Array, ""]
 """How a number with a point is annotated: given as one, it reaches the method as an array."""
 
 
