@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from jc2i import checks, masking, removal, scores
+from jc2i import checks, masking, removal, scores, streaming
 from jc2i.explainers import upsampling
 from jc2i.options import Fill, Maybe, Number, OneOf, Scalar, Whole
 from jc2i.query import Cost, explainer
@@ -112,7 +112,7 @@ def meaningful_perturbation(
         return (mask, moments), None
 
     mask = jnp.ones((batch, rows, columns), images.dtype)
-    (mask, _), _ = jax.lax.scan(step, (mask, optimizer.init(mask)), None, length=steps)
+    (mask, _), _ = streaming.scan(step, (mask, optimizer.init(mask)), None, steps)
     return 1 - upsample(mask)
 
 
