@@ -29,6 +29,7 @@ from experiments.c2i.study import BASE, Study
 from experiments.common.provenance import provenance
 from experiments.common.report import Section, write_figure, write_json, write_report
 from experiments.common.tables import write_csv
+from jc2i.caching import keep_compiled_programs
 
 REPORT = "report"
 
@@ -124,6 +125,7 @@ def _summary(measured: Measurements, rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """The command line."""
+    keep_compiled_programs()
     commands = tyro.extras.SubcommandApp()
     for name in (*RESULTS, REPORT):
         commands.command(name=name)(_command(name))

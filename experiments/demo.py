@@ -21,6 +21,7 @@ import tyro
 
 from experiments import calibrate_to_interpret, train
 from experiments.c2i.study import Study
+from jc2i.caching import keep_compiled_programs
 from jc2i.cli import Explain, explain
 
 PHOTOGRAPHS = ("coffee", "chelsea", "astronaut", "rocket")
@@ -34,6 +35,7 @@ def main(smallest: bool = False, out: Path = Path("results")) -> None:
       smallest: a handful of images, to see that everything runs.
       out: the folder of the results.
     """
+    keep_compiled_programs()
     explain_photographs(out / "photographs", 2 if smallest else 6)
     model = out / "models" / "digits"
     if not model.exists():

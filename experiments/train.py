@@ -53,6 +53,7 @@ if not __package__:  # run as a script, which finds only the modules beside it
 
 from experiments.common.provenance import provenance
 from jc2i import data, models, parallel
+from jc2i.caching import keep_compiled_programs
 from jc2i.checks import Array, invalid, require
 from jc2i.files import write_whole
 from jc2i.models.checkpoint import checksums, read_arrays, write_arrays
@@ -509,6 +510,7 @@ def main() -> None:
     """Runs the command line."""
     import tyro
 
+    keep_compiled_programs()
     training = tyro.cli(Training, description=__doc__)
     try:
         record = train(training)

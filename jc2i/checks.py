@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -45,14 +47,42 @@ def native(value: Any) -> Any:
     return value.astype(value.dtype.newbyteorder("=")) if swapped else value
 
 
-def number(argument: str, got: Any, takes: str = "a number above 0") -> Any:
-    """A finite number above zero: Python's, NumPy's, an array of rank 0, or one being traced."""
-    if isinstance(got, Tracer) and got.ndim == 0 and jnp.issubdtype(got.dtype, jnp.floating):
-        return got
+def number(
+    argument: str,
+    got: Any,
+    takes: str = "a number above 0",
+    fits: Callable[[float], bool] = lambda number: 0 < number < math.inf,
+) -> Any:
+    """A real number that fits: Python's, NumPy's, an array of rank 0, or one being traced.
+
+    Args:
+      argument: what a refusal calls it.
+      got: the number.
+      takes: what the refusal says.
+      fits: whether a number, which may be infinite or NaN, is in range; one that is traced is not
+        asked about.
+
+    Returns:
+      The number as Python's, or the traced one as it is.
+
+    Raises:
+      ValueError: for anything else, truth values among it, and for numbers out of range.
+    """
     item = item_of(got)
-    real = isinstance(item, int | float) and not isinstance(item, bool) and 0 < item < np.inf
-    require(real, argument, describe(got), takes)
-    return float(item)
+    if isinstance(item, Tracer):
+        real = any(jnp.issubdtype(item.dtype, kind) for kind in (jnp.floating, jnp.integer))
+        require(real and item.ndim == 0, argument, describe(got), takes)
+        return item
+    real = isinstance(item, int | float | np.floating) and not isinstance(item, bool)
+    require(real and fits(_float(item)), argument, describe(got), takes)
+    return _float(item)
+
+
+def _float(real: Any) -> float:
+    try:
+        return float(real)
+    except OverflowError:  # an integer, which has no bounds in Python
+        return math.inf if real > 0 else -math.inf
 
 
 def whole(argument: str, got: Any, takes: str = "a whole number above 0", least: int = 1) -> int:
@@ -86,17 +116,22 @@ def one_of(argument: str, got: object, choices: tuple[str, ...]) -> None:
 
 
 def positive(**options: Any) -> None:
-    """Refuses options that are not numbers above zero."""
+    """Refuses options that are not plain numbers above zero, of which infinity is one."""
     for argument, got in options.items():
-        above = isinstance(got, int | float | np.number) and not isinstance(got, bool) and got > 0
-        require(above, argument, describe(got), "a number above 0")
+        _plain(argument, got, "a number above 0")
+        number(argument, got, fits=lambda number: number > 0)
 
 
 def count(**options: Any) -> None:
-    """Refuses options that are not whole numbers above zero."""
+    """Refuses options that are not plain whole numbers above zero."""
     for argument, got in options.items():
-        whole = isinstance(got, int | np.integer) and not isinstance(got, bool) and got > 0
-        require(whole, argument, describe(got), "a whole number above 0")
+        _plain(argument, got, "a whole number above 0")
+        whole(argument, got)
+
+
+def _plain(argument: str, got: Any, takes: str) -> None:
+    # What is checked and kept as it came must be hashable.
+    require(not isinstance(got, jax.Array | np.ndarray), argument, describe(got), takes)
 
 
 def is_concrete(*values: object) -> bool:

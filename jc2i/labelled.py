@@ -58,6 +58,13 @@ def public(
     return decorate
 
 
+def compiled(
+    *static: str,
+) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+    """`jax.jit` with the options that are static; to a type checker the function stays itself."""
+    return functools.partial(jax.jit, static_argnames=static)
+
+
 @contextlib.contextmanager
 def own_promotion() -> Iterator[None]:
     """JAX's usual promotion, whatever the user asks of their own code.
@@ -135,29 +142,16 @@ def number(values: dict[str, Any], name: str, takes: str, valid: Callable[[float
     """
     if name not in values:
         return
-    got = values[name]
-    if isinstance(got, bool) or not isinstance(got, int | float | np.generic | checks.Array):
-        raise checks.invalid(name, checks.describe(got), takes)
-    if not checks.is_concrete(got):
-        checks.require(
-            jnp.shape(got) == () and _real(jnp.result_type(got)), name, checks.describe(got), takes
-        )
-        values[name] = widened(got)
+    number = checks.number(name, values[name], takes, valid)
+    if isinstance(number, checks.Tracer):
+        values[name] = widened(number)
         return
-    array = np.asarray(got)
-    if array.shape != () or not _real(array.dtype):
-        raise checks.invalid(name, checks.describe(got), takes)
-    checks.require(valid(float(array)), name, checks.describe(got), takes)
     wide = any(jnp.asarray(v).dtype == jnp.float64 for v in _scores(values))
-    values[name] = array.astype(np.float64 if wide else np.float32)
+    values[name] = np.asarray(number, np.float64 if wide else np.float32)
 
 
 def _scores(values: dict[str, Any]) -> list[Any]:
     return [values[name] for name in ("logits", "probabilities") if name in values]
-
-
-def _real(dtype: Any) -> bool:
-    return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
 
 
 def whole(values: dict[str, Any], name: str) -> None:
@@ -175,6 +169,4 @@ def flag(values: dict[str, Any], name: str) -> None:
 def word(values: dict[str, Any], name: str, choices: tuple[str, ...]) -> None:
     """Refuses an option that is none of the words."""
     if name in values:
-        valid = isinstance(values[name], str) and values[name] in choices
-        takes = " or ".join(map(repr, choices))
-        checks.require(valid, name, checks.describe(values[name]), takes)
+        checks.one_of(name, values[name], choices)

@@ -7,11 +7,13 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jc2i import scores
+from jc2i import checks, scores
 
 
 def blend(
-    images: Float[Array, "*#axes"], keep: Float[Array, "*#axes"], fill: Float[Array, "*#axes"]
+    images: Float[checks.Array, "*#axes"],
+    keep: Float[Array, "*#axes"],
+    fill: Float[Array, "*#axes"],
 ) -> Float[Array, ...]:
     """X m + r (1 - m): the images where the mask is 1, what fills them where it is 0.
 
@@ -23,13 +25,13 @@ def blend(
     Returns:
       The masked images.
     """
-    return images * keep + fill * (1 - keep)
+    return keep * images + fill * (1 - keep)
 
 
 def variant_scores(
     model: Callable,
     variants: Float[Array, "batch chunk height width channel"],
-    targets: Int[Array, " batch"],
+    targets: Int[checks.Array, " batch"],
 ) -> Float[Array, "batch chunk"]:
     """The target's score of several variants of each image, as one batch of model evaluations.
 

@@ -16,12 +16,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from jc2i import checks, removal
 from jc2i.normalization import as_maps
 
-Scalar = int | float | Float[Array, ""]
+Scalar = int | float | np.integer | np.floating | Float[checks.Array, ""]
 """How a number with a point is annotated: given as one, it reaches the method as an array."""
 
 
@@ -58,17 +58,13 @@ class Number:
 
     def read(self, name: str, value: Any, images: Any) -> Any:
         """The number as an array of rank 0."""
-        number = checks.item_of(value)
-        if isinstance(number, checks.Tracer):
-            checks.require(number.ndim == 0, name, checks.describe(value), self.takes)
-            return number.astype(images.dtype)
-        real = isinstance(number, int | float | np.number) and not isinstance(number, bool)
-        real = real and not isinstance(number, np.complexfloating)
-        # What float32 cannot hold is not finite there.
-        within = real and abs(number) <= LARGEST
-        within = within and self.least <= number <= self.most and number > self.above
-        checks.require(within, name, checks.describe(value), self.takes)
+        number = checks.number(name, value, self.takes, self._holds)
         return jnp.asarray(number, images.dtype)
+
+    def _holds(self, number: float) -> bool:
+        # What float32 cannot hold is not finite there.
+        finite = abs(number) <= LARGEST
+        return finite and self.least <= number <= self.most and number > self.above
 
 
 @dataclasses.dataclass(frozen=True, init=False)

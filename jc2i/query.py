@@ -314,6 +314,7 @@ def _run(method: Method, values: dict[str, Any]) -> Any:
         tuple(rests.items()),
         in_flight,
         method.takes_batch_size,
+        streaming.watching(),
     )
     return _compiled(call, mesh, axis, by_image, arguments, arrays)
 
@@ -404,6 +405,7 @@ class _Call:
     trees: tuple[tuple[str, pytrees.Rest], ...]
     batch_size: int
     takes_batch_size: bool
+    watching: tuple[int, ...] | None
 
     def __call__(self, by_image: Any, arguments: Any, arrays: Any) -> Any:
         trees = {n: pytrees.join(arrays[n], rest) for n, rest in self.trees if n != "model"}

@@ -17,7 +17,7 @@ Baseline = int | float | str | Sequence[float] | Array | np.ndarray
 
 
 def fill(
-    images: Float[Array, "batch height width channel"], baseline: Baseline
+    images: Float[checks.Array, "batch height width channel"], baseline: Baseline
 ) -> Float[Array, "#batch #height #width #channel"]:
     """The image that removed pixels are taken from, broadcastable to the images.
 
@@ -81,7 +81,7 @@ def read(argument: str, baseline: Baseline, images: checks.Array) -> Array | str
 
 
 def gaussian_blur(
-    images: Float[Array, "batch height width channel"], size: int = 11, sigma: float = 10.0
+    images: Float[checks.Array, "batch height width channel"], size: int = 11, sigma: float = 10.0
 ) -> Float[Array, "batch height width channel"]:
     """Blurs with a truncated, normalised Gaussian; borders are mirrored without their edge.
 

@@ -164,7 +164,7 @@ def two_classes(model: Any) -> TwoClasses:
     return TwoClasses(pytrees.as_pytree("model", model, MODEL))
 
 
-def odds(logits: Float[Array, "batch classes"]) -> Float[Array, "batch classes"]:
+def odds(logits: Float[checks.Array, "batch classes"]) -> Float[Array, "batch classes"]:
     """z_c - ln sum_{k != c} exp z_k for every class c, without cancellation.
 
     Args:
@@ -173,6 +173,7 @@ def odds(logits: Float[Array, "batch classes"]) -> Float[Array, "batch classes"]
     Returns:
       The log-odds.
     """
+    logits = jnp.asarray(logits)
     top = jax.nn.one_hot(jnp.argmax(logits, axis=1), logits.shape[1], dtype=bool)
     # Of the most probable class, the others are summed; of another, p <= 1/2 is taken off the sum.
     others = jax.nn.logsumexp(jnp.where(top, -jnp.inf, logits), axis=1, keepdims=True)
@@ -182,7 +183,7 @@ def odds(logits: Float[Array, "batch classes"]) -> Float[Array, "batch classes"]
 
 
 @jax.custom_vjp
-def exact_softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
+def exact_softmax(logits: Float[checks.Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
     """Softmax over the last axis whose backward rule does not cancel at saturation.
 
     dz_i = p_i (g_i - sum_j p_j g_j). With one p near 1 both terms are near g there and their
@@ -215,7 +216,7 @@ exact_softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 def of_targets(
-    scores: Float[Array, "batch classes"], targets: Int[Array, " batch"]
+    scores: Float[checks.Array, "batch classes"], targets: Int[checks.Array, " batch"]
 ) -> Float[Array, " batch"]:
     """Each image's score of its own target class."""
     return jnp.take_along_axis(scores, targets[:, None], axis=1, mode="clip")[:, 0]

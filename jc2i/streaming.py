@@ -2,12 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
+
+REPORTS = 100
+"""About how often a loop says how far it is, where it is watched."""
+
+_path: contextvars.ContextVar[tuple[int, ...] | None] = contextvars.ContextVar("path", default=None)
+"""Steps of each loop around what is being traced; None where no loop is watched."""
+
+_watches: list[Callable[[tuple[int, ...], int], None]] = []
+"""Who is told by the compiled programs that run, on whatever thread: the last."""
+
+
+@contextlib.contextmanager
+def watched(report: Callable[[float], None]) -> Iterator[None]:
+    """Has the loops of one computation say how far they are.
+
+    The numbers are those of an unwatched computation, from another program, which tells the host
+    about the loop's steps. JAX's persistent cache does not keep such programs: watch what is long.
+
+    Args:
+      report: takes the share that is surely done, in [0, 1]: 0 when the first step begins, never
+        less than before, 1 at the end. It is called from threads of JAX's.
+    """
+    done: dict[int, int] = {}  # finished steps, by depth of the loop
+    share = 0.0
+
+    def tell(path: tuple[int, ...], step: int) -> None:
+        nonlocal share
+        if done.get(len(path)) != step:
+            for deeper in [depth for depth in done if depth > len(path)]:
+                del done[deeper]
+        done[len(path)] = step
+        within, parts = 0.0, 1
+        for depth, steps in enumerate(path, 1):
+            parts *= steps
+            within += done.get(depth, 0) / parts
+        share = max(share, within)
+        report(share)
+
+    _watches.append(tell)
+    token = _path.set(())
+    try:
+        yield
+        jax.effects_barrier()
+        report(1.0)
+    finally:
+        _path.reset(token)
+        _watches.remove(tell)
+
+
+def watching() -> tuple[int, ...] | None:
+    """What a trace depends on besides its arguments: the steps of the watched loops around it."""
+    return _path.get()
+
+
+def scan(step: Callable[[Any, Any], tuple[Any, Any]], start: Any, entries: Any, steps: int) -> Any:
+    """`jax.lax.scan` of so many steps, which says how far it is where it is `watched`."""
+    if _path.get() is None:
+        return jax.lax.scan(step, start, entries, steps)
+
+    def told(state: Any, numbered: tuple[Array, Any]) -> tuple[Any, Any]:
+        number, entry = numbered
+        with _step(number, steps):
+            return step(state, entry)
+
+    return jax.lax.scan(told, start, (jnp.arange(steps), entries))
+
+
+def repeat_while(
+    more: Callable[[Any], Array], step: Callable[[Any], Any], start: Any, most: int
+) -> Any:
+    """`jax.lax.while_loop` of at most so many steps, which says how far it is where `watched`."""
+    if _path.get() is None:
+        return jax.lax.while_loop(more, step, start)
+
+    def told(numbered: tuple[Array, Any]) -> tuple[Array, Any]:
+        number, state = numbered
+        with _step(number, most):
+            return number + 1, step(state)
+
+    numbered = (jnp.asarray(0), start)
+    return jax.lax.while_loop(lambda numbered: more(numbered[1]), told, numbered)[1]
+
+
+@contextlib.contextmanager
+def _step(number: Array, steps: int) -> Iterator[None]:
+    """Around the trace of a step: says at run time that it begins."""
+    path = (*(_path.get() or ()), steps)
+    speaks = number % -(-steps // REPORTS) == 0
+    for axis in jax.sharding.get_abstract_mesh().manual_axes:  # of several devices the first
+        speaks &= jax.lax.axis_index(axis) == 0
+
+    def say(number: Array) -> None:
+        if _watches:
+            _watches[-1](path, int(number))
+
+    jax.lax.cond(speaks, lambda: jax.debug.callback(say, number), lambda: None)
+    token = _path.set(path)
+    try:
+        yield
+    finally:
+        _path.reset(token)
 
 
 def per_step(batch: int, batch_size: int | None) -> int:
@@ -48,7 +151,7 @@ def fold(
         index = first * size + jnp.arange(size)
         return function(state, jnp.minimum(index, count - 1), index < count), None
 
-    return jax.lax.scan(step, start, jnp.arange(steps))[0]
+    return scan(step, start, jnp.arange(steps), steps)[0]
 
 
 def collect(function: Callable[[Int[Array, " chunk"]], Array], count: int, chunk: int) -> Array:
@@ -65,7 +168,7 @@ def collect(function: Callable[[Int[Array, " chunk"]], Array], count: int, chunk
     size = step_size(count, chunk)
     steps = -(-count // size)
     index = jnp.minimum(jnp.arange(steps * size), count - 1).reshape(steps, size)
-    parts = jax.lax.map(function, index)
+    _, parts = scan(lambda _, index: (None, function(index)), None, index, steps)
     return jnp.moveaxis(parts, 0, 1).reshape(parts.shape[1], steps * size)[:, :count]
 
 
@@ -115,4 +218,6 @@ def over_images(function: Callable[[Any], Any], arrays: Any, size: int) -> Any:
     def join(array: Array) -> Array:
         return jnp.swapaxes(array, 0, 1).reshape(size * steps, *array.shape[2:])[:batch]
 
-    return jax.tree.map(join, jax.lax.map(function, jax.tree.map(split, arrays)))
+    parts = jax.tree.map(split, arrays)
+    _, results = scan(lambda _, part: (None, function(part)), None, parts, steps)
+    return jax.tree.map(join, results)

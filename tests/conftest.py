@@ -25,6 +25,18 @@ from jax.ad_checkpoint import checkpoint_name  # noqa: E402
 # Every jaxtyping annotation of the package is enforced by beartype, in tests only.
 jaxtyping.install_import_hook("jc2i", "beartype.beartype")
 
+from jc2i.caching import keep_compiled_programs  # noqa: E402
+
+# The second run of a test compiles little: half its time.
+keep_compiled_programs()
+
+
+def pytest_configure(config):
+    # Without it a program is compiled as ever: a file is half written where another worker writes
+    # it at this moment, or was killed.
+    config.addinivalue_line("filterwarnings", "ignore:Error .* persistent compilation cache")
+
+
 # A slow machine is no failure of a property.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")

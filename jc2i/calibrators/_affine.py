@@ -41,11 +41,21 @@ class Penalties(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """An affine map and how its optimisation ended."""
+    """An affine map and how its optimisation ended.
+
+    Attributes:
+      weight: a matrix, or (for a diagonal one) a vector.
+      bias: a vector.
+      slope: largest absolute slope, in the variables of the search.
+      left: by how much the loss is above its least, at most; a bound only where every parameter
+        has a penalty.
+      steps: of L-BFGS.
+    """
 
     weight: jax.Array
     bias: jax.Array
     slope: jax.Array
+    left: jax.Array
     steps: jax.Array
 
 
@@ -90,7 +100,8 @@ def fit(features: jax.Array, labels: jax.Array, start: jax.Array, penalties: Pen
       penalties: of the weight and of the bias.
 
     Returns:
-      The affine map. A warning says where the likelihood has no finite optimum.
+      The affine map. A warning says where the likelihood has no finite optimum, and how far from
+      the least loss a search is that stopped before its end.
     """
     dtype = labelled.widened(features).dtype
     concrete = checks.is_concrete(features, labels, *penalties)
@@ -99,9 +110,9 @@ def fit(features: jax.Array, labels: jax.Array, start: jax.Array, penalties: Pen
         inputs = (features, start, penalties)
         inputs = jax.tree.map(lambda array: jnp.asarray(array, wide), inputs)
         result, right, raw_right, class_missing = _fit(inputs[0], labels, *inputs[1:])
-        slope = result.slope.astype(jnp.float32)
+        slope, left = (value.astype(jnp.float32) for value in (result.slope, result.left))
         weight, bias = result.weight.astype(dtype), result.bias.astype(dtype)
-        result = Fit(weight, bias, slope, result.steps)
+        result = Fit(weight, bias, slope, left, result.steps)
     if concrete:
         _warn(result, penalties, bool(right), bool(raw_right), bool(class_missing))
     return result
@@ -112,6 +123,8 @@ def _warn(
 ) -> None:
     free_weight, free_bias = (bool(jnp.all(penalty == 0)) for penalty in penalties)
     free_diagonal = bool(jnp.any(penalties.weight == 0))
+    all_bound = not free_diagonal and bool(jnp.all(penalties.bias > 0))
+    consequence = "the parameters are finite but arbitrary; a penalty or more rows would fix them"
     if (free_weight and free_bias and right) or (free_diagonal and raw_right):
         message = "the hold-out has no finite optimum: no row of it is classified wrongly"
     elif free_bias and class_missing:
@@ -119,9 +132,13 @@ def _warn(
     elif not result.slope < CONVERGED:
         left = f"a slope of {float(result.slope):.1e} is left after {int(result.steps)} steps"
         message = f"the fit did not converge: {left} (converged: {CONVERGED:.0e})"
+        if all_bound:
+            # A little more, so that its two digits are a bound too.
+            consequence = f"the loss is at most {1.06 * float(result.left):.1e} above its least"
+        else:
+            message += ", which without a penalty on each parameter bounds no distance in loss"
     else:
         return
-    consequence = "the parameters are finite but arbitrary; a penalty or more rows would fix them"
     warnings.warn(f"{message}; {consequence}", RuntimeWarning, stacklevel=5)
 
 
@@ -147,11 +164,16 @@ def _fit(
     parameters, scores, natural = variables(features, start, penalties)
     rows = jnp.arange(len(labels))
 
-    def loss(parameters: Any) -> jax.Array:
-        likelihood = -jnp.mean(jax.nn.log_softmax(scores(parameters))[rows, labels])
-        weight, bias = natural(parameters)
+    def penalised(scores: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
+        likelihood = -jnp.mean(jax.nn.log_softmax(scores)[rows, labels])
         penalty = jnp.sum(penalties.weight * weight**2) + jnp.sum(penalties.bias * bias**2)
         return likelihood + penalty
+
+    def loss(parameters: Any) -> jax.Array:
+        return penalised(scores(parameters), *natural(parameters))
+
+    def natural_loss(weight: jax.Array, bias: jax.Array) -> jax.Array:
+        return penalised(apply(weight, features) + bias, weight, bias)
 
     solver = optax.lbfgs()
     value_and_gradient = optax.value_and_grad_from_state(loss)
@@ -187,7 +209,23 @@ def _fit(
     right = jnp.all(jnp.argmax(apply(weight, features) + bias, axis=1) == labels)
     raw_right = jnp.all(jnp.argmax(features, axis=1) == labels)
     counts = jnp.bincount(labels, length=features.shape[1])
-    return Fit(weight, bias, last.slope, last.steps), right, raw_right, jnp.any(counts == 0)
+    left = _distance(jax.grad(natural_loss, (0, 1))(weight, bias), penalties)
+    return Fit(weight, bias, last.slope, left, last.steps), right, raw_right, jnp.any(counts == 0)
+
+
+def _distance(slopes: tuple[jax.Array, jax.Array], penalties: Penalties) -> jax.Array:
+    """The most that a loss can be above its least: sum slope^2 / (4 penalty) over the parameters.
+
+    The likelihood is convex and a penalty adds the curvature 2 penalty, so that the loss lies above
+    the parabola loss + slope d + penalty d^2 in the step d of each parameter, whose least value is
+    loss - slope^2 / (4 penalty) (Boyd and Vandenberghe 2004, "Convex Optimization", section 9.1.2).
+    """
+
+    def each(slope: jax.Array, penalty: jax.Array) -> jax.Array:
+        curved = penalty > 0
+        return jnp.sum(jnp.where(curved, slope**2 / (4 * jnp.where(curved, penalty, 1)), 0))
+
+    return sum(map(each, slopes, penalties), jnp.zeros((), slopes[0].dtype))
 
 
 # A change of variables, not of the problem. In these the curvatures are nearly alike, so L-BFGS

@@ -30,7 +30,9 @@ class Dirichlet:
     weight: Any
     bias: Any
 
-    def __call__(self, logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
+    def __call__(
+        self, logits: Float[Array, "*batch classes"]
+    ) -> Float[jax.Array, "*batch classes"]:
         """Returns the calibrated logits.
 
         Raises:

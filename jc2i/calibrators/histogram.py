@@ -35,7 +35,9 @@ class Histogram:
     values: Any
     floor: Any = dataclasses.field(metadata={"values": "above 0"})
 
-    def __call__(self, logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
+    def __call__(
+        self, logits: Float[Array, "*batch classes"]
+    ) -> Float[jax.Array, "*batch classes"]:
         """Returns the logarithm of the calibrated probabilities.
 
         Raises:

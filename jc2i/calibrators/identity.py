@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Float
 
 from jc2i.checks import Array
@@ -15,6 +16,8 @@ from jc2i.checks import Array
 class Identity:
     """The calibrator that changes nothing: z -> z."""
 
-    def __call__(self, logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
+    def __call__(
+        self, logits: Float[Array, "*batch classes"]
+    ) -> Float[jax.Array, "*batch classes"]:
         """Returns the logits as they are."""
-        return logits
+        return jnp.asarray(logits)

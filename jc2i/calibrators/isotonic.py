@@ -35,7 +35,9 @@ class Isotonic:
     values: Any = dataclasses.field(metadata={"values": "not falling"})
     floor: Any = dataclasses.field(metadata={"values": "above 0"})
 
-    def __call__(self, logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
+    def __call__(
+        self, logits: Float[Array, "*batch classes"]
+    ) -> Float[jax.Array, "*batch classes"]:
         """Returns the logarithm of the calibrated probabilities.
 
         Raises:

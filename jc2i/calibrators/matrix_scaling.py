@@ -29,7 +29,9 @@ class MatrixScaling:
     weight: Any
     bias: Any
 
-    def __call__(self, logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
+    def __call__(
+        self, logits: Float[Array, "*batch classes"]
+    ) -> Float[jax.Array, "*batch classes"]:
         """Returns the calibrated logits.
 
         Raises:

@@ -39,7 +39,9 @@ class Temperature:
 
     temperature: Any = dataclasses.field(metadata={"values": "above 0"})
 
-    def __call__(self, logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
+    def __call__(
+        self, logits: Float[Array, "*batch classes"]
+    ) -> Float[jax.Array, "*batch classes"]:
         """Returns the calibrated logits.
 
         Raises:

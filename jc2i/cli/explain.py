@@ -21,6 +21,9 @@ from jc2i.files import write_whole
 LONG = 100
 """Evaluations of the model that are announced before they are made."""
 
+WATCHED = 1000
+"""Evaluations from which progress within a batch is worth compiling a program that is not kept."""
+
 SMALLEST = 8
 """Fewest pixels on a side of an image that is worth explaining."""
 
@@ -82,7 +85,7 @@ def explain(options: Explain) -> int:
             )
             targets = probabilities.argmax(1) if target is None else np.full(len(images), target)
             score = subject.score_of(options, model, calibrator)
-            _announce(options, method, pixels.shape)
+            long = _announce(options, method, pixels.shape)
             maps = parallel.map_batches(
                 lambda score, images, targets, keys: method(score, images, targets, key=keys),
                 (pixels, targets.astype(np.int32)),
@@ -91,6 +94,7 @@ def explain(options: Explain) -> int:
                 key=jax.random.key(options.seed),
                 mesh=devices,
                 progress=options.progress and options.method,
+                watched=long,
             )
             options.out.mkdir(parents=True, exist_ok=True)
             for i, path in enumerate(chosen):
@@ -102,8 +106,8 @@ def explain(options: Explain) -> int:
     return 0 if len(chosen) == len(paths) else 1
 
 
-def _announce(options: Explain, method: Any, shape: tuple[int, ...]) -> None:
-    """Says how long the work is before it begins, where it is long."""
+def _announce(options: Explain, method: Any, shape: tuple[int, ...]) -> bool:
+    """Says how long the work is before it begins, where it is long; whether to watch it."""
     asked = {k: v for k, v in method.keywords.items() if k != "batch_size"}
     cost = query.method_of(method).cost(shape, **asked)
     evaluations = shape[0] * (cost.forward + cost.gradient)
@@ -111,6 +115,9 @@ def _announce(options: Explain, method: Any, shape: tuple[int, ...]) -> None:
         kind = "gradients" if cost.gradient > cost.forward else "evaluations"
         text = f"jc2i: {options.method}: {evaluations:,} {kind} of the model for {shape[0]} images"
         print(text, file=sys.stderr)
+    # A gradient takes about as long as three evaluations; a layer has hundreds of features.
+    by_feature = cost.forward_a_feature or cost.behind_a_feature
+    return bool(by_feature) or shape[0] * (cost.forward + 3 * cost.gradient) >= WATCHED
 
 
 def _image_files(given: Sequence[Path]) -> list[Path]:

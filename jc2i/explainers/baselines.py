@@ -7,14 +7,15 @@ from collections.abc import Callable
 import jax
 from jaxtyping import Array, Float, Int, Key
 
+from jc2i import checks
 from jc2i.query import Cost, explainer
 
 
 @explainer(cost=lambda shape, options: Cost(), stochastic=True, depends_on_scores=False)
 def random_map(
     model: Callable,
-    images: Float[Array, "batch height width channel"],
-    targets: Int[Array, " batch"],
+    images: Float[checks.Array, "batch height width channel"],
+    targets: Int[checks.Array, " batch"],
     *,
     key: Key[Array, "*batch"] | None = None,
     batch_size: int | None = None,

@@ -28,9 +28,9 @@ SEGMENTS = PerImage(3, integers=True, takes="integers[batch, height, width], one
 @metric(cost=_cost, depends_on_scores=False, baseline=Fill(), maps=Maps(), tie_key=TieKey())
 def deletion_curve(
     model: Callable,
-    images: Float[Array, "batch height width channel"],
-    targets: Int[Array, " batch"],
-    maps: Float[Array, "batch height width"],
+    images: Float[checks.Array, "batch height width channel"],
+    targets: Int[checks.Array, " batch"],
+    maps: Float[checks.Array, "batch height width"],
     *,
     steps: int = 100,
     baseline: removal.Baseline = "blur",
@@ -72,9 +72,9 @@ def deletion_curve(
 @metric(cost=_cost, depends_on_scores=False, baseline=Fill(), maps=Maps(), tie_key=TieKey())
 def insertion_curve(
     model: Callable,
-    images: Float[Array, "batch height width channel"],
-    targets: Int[Array, " batch"],
-    maps: Float[Array, "batch height width"],
+    images: Float[checks.Array, "batch height width channel"],
+    targets: Int[checks.Array, " batch"],
+    maps: Float[checks.Array, "batch height width"],
     *,
     steps: int = 224,
     baseline: removal.Baseline = "blur",
@@ -121,11 +121,11 @@ def insertion_curve(
 )
 def random_deletion_curve(
     model: Callable,
-    images: Float[Array, "batch height width channel"],
-    targets: Int[Array, " batch"],
+    images: Float[checks.Array, "batch height width channel"],
+    targets: Int[checks.Array, " batch"],
     *,
     key: Key[Array, "*batch"] | None = None,
-    segments: Int[Array, "batch height width"],
+    segments: Int[checks.Array, "batch height width"],
     orders: int = 5,
     steps: int = 100,
     baseline: removal.Baseline = "blur",
@@ -206,7 +206,7 @@ def better_than_random(
 
 
 def removal_order(
-    maps: Float[Array, "batch height width"], tie_key: Key[Array, ""] | None = None
+    maps: Float[checks.Array, "batch height width"], tie_key: Key[Array, ""] | None = None
 ) -> Float[Array, "batch height width"]:
     """When each pixel goes: the fraction of pixels more important than it, in [0, 1).
 
@@ -230,7 +230,7 @@ def removal_order(
     return jnp.where(finite, rank / pixels, jnp.nan).reshape(maps.shape)
 
 
-def _dense(segments: Array) -> Array:
+def _dense(segments: checks.Array) -> Array:
     """The same segments numbered from 0 without gaps, so that any codes may name them."""
     flat = segments.reshape(-1)
     order = jnp.argsort(flat)
@@ -252,10 +252,10 @@ def _segment_position(key: Array, segments: Array) -> Array:
 
 def _curves(
     model: Callable,
-    images: Array,
+    images: checks.Array,
     fill: Array,
     deletion: bool,
-    targets: Array,
+    targets: checks.Array,
     positions: Float[Array, "batch orders height width"],
     steps: int,
     normalize: bool,

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jc2i import pytrees, streaming
+from jc2i import checks, pytrees, streaming
 from jc2i.normalization import normalize as min_max
 from jc2i.options import Number, Scalar
 from jc2i.query import Cost, metric
@@ -25,8 +25,8 @@ from jc2i.query import Cost, metric
 def lipschitz(
     explainer: Callable,
     model: Callable,
-    images: Float[Array, "batch height width channel"],
-    targets: Int[Array, " batch"],
+    images: Float[checks.Array, "batch height width channel"],
+    targets: Int[checks.Array, " batch"],
     *,
     key: Key[Array, "*batch"] | None = None,
     neighbours: int = 40,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
+import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from jc2i import checks
+from jc2i import checks, streaming
 from jc2i.parallel import identity
 from jc2i.parallel.mesh import part, replicate, shard
 from jc2i.parallel.store import Kept, Store, outline, tree_of
@@ -28,6 +31,7 @@ def map_batches(
     key: Array | None = None,
     mesh: Mesh | None = None,
     progress: bool | str = True,
+    watched: bool = False,
     resume: str | os.PathLike | None = None,
     tag: str = "",
 ) -> Any:
@@ -51,7 +55,11 @@ def map_batches(
         `function` closes over is copied at each call, unless it is on the whole mesh already.
       key: the data set's key, for functions that need randomness.
       mesh: compute on these devices; None for the default device.
-      progress: whether to show a progress bar with the time left; a string names it.
+      progress: whether to show a progress bar with the time left, on standard error; a string
+        names it.
+      watched: whether the bar moves within a batch too, with the steps of the method that
+        `function` calls, and says what time all will take once the first are done. JAX's
+        persistent cache does not keep such a program: for what takes longer than to compile.
       resume: a folder that keeps each finished batch, so that a run killed at any moment goes on
         where it stopped, on as many devices as there are then, and a run over more items uses the
         batches there are; None keeps nothing. A batch is called by all that it depends on: its
@@ -94,16 +102,16 @@ def map_batches(
             return function(*batch) if model is None else function(model, *batch)
 
         structure = None
-        with _progress(progress, len(batches)) as advance:
-            advance(len(kept))
+        with _progress(progress, len(batches), len(kept), watched) as during:
             for start in range(0, len(missing), together):
                 numbers = missing[start : start + together]
                 filled = numbers + numbers[-1:] * (together - len(numbers))
                 items = np.concatenate([batches[number] for number in filled])
                 batch = fetch(items)
-                result = compute(items, batch)
-                leaves, structure = jax.tree.flatten(result)
-                leaves = [_on_host(leaf, len(items)) for leaf in leaves]
+                with during(len(numbers)):
+                    result = compute(items, batch)
+                    leaves, structure = jax.tree.flatten(result)
+                    leaves = [_on_host(leaf, len(items)) for leaf in leaves]
                 for place, number in enumerate(numbers):
                     first, count = place * size, min(size, length - number * size)
                     own = [leaf[first : first + count] for leaf in leaves]
@@ -111,7 +119,6 @@ def map_batches(
                     if store:
                         inputs = tuple(array[first : first + size] for array in batch)
                         store.write(store.path((batches[number], inputs)), kept[number])
-                advance(len(numbers))
         if structure is None:
             structure = _structure(kept[0], lambda: compute(batches[0], fetch(batches[0])))
     alike = len({len(batch.leaves) for batch in kept.values()}) == 1
@@ -214,20 +221,48 @@ def _structure(kept: Kept, compute: Callable[[], Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _progress(progress: bool | str, total: int) -> Iterator[Callable[[int], None]]:
+def _progress(
+    progress: bool | str, total: int, done: int, watched: bool
+) -> Iterator[Callable[[int], AbstractContextManager]]:
+    """A bar over batches: gives a context in which so many of them are computed."""
     if not progress or jax.process_index() != 0:
-        yield lambda count: None
+        yield lambda count: contextlib.nullcontext()
         return
+    from rich import console
     from rich import progress as bar
 
+    name = "batches" if progress is True else progress
     columns = (
         bar.TextColumn("{task.description}"),
         bar.BarColumn(),
+        bar.TaskProgressColumn(),
         bar.MofNCompleteColumn(),
         bar.TimeElapsedColumn(),
         bar.TextColumn("left"),
         bar.TimeRemainingColumn(),
     )
-    with bar.Progress(*columns) as shown:
-        task = shown.add_task("batches" if progress is True else progress, total=total)
-        yield lambda count: shown.advance(task, count)
+    with bar.Progress(*columns, console=console.Console(stderr=True)) as shown:
+        task = shown.add_task(name, total=total, completed=done)
+        started, said = None, False
+
+        @contextlib.contextmanager
+        def during(count: int) -> Iterator[None]:
+            before = shown.tasks[0].completed
+
+            def report(share: float) -> None:
+                nonlocal started, said
+                shown.update(task, completed=before + share * count)
+                started = started or time.monotonic()  # when the first step begins: all is compiled
+                if share and not said:
+                    said = True
+                    seconds = (time.monotonic() - started) / share * (total - before) / count
+                    expected = datetime.timedelta(seconds=max(1, round(seconds)))
+                    shown.console.print(f"{name}: about {expected} in all", highlight=False)
+
+            # The processes of one run compile one program.
+            tell = watched and jax.process_count() == 1
+            with streaming.watched(report) if tell else contextlib.nullcontext():
+                yield
+            shown.update(task, completed=before + count)
+
+        yield during

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from scipy.special import log_softmax
 
 from jc2i import calibrators
+from jc2i.calibrators import _affine
 
 OFF_DIAGONAL = (1 - np.eye(4)) / 12
 
@@ -137,3 +140,49 @@ def test_a_small_penalty_is_fitted_to_the_end(hold_out, likelihood, affine_optim
     loss += l2 * ((weight**2).sum() + (bias**2).sum())
     optimum = affine_optimum(features, labels, np.full((4, 4), l2), np.full(4, l2))
     assert loss <= optimum + 1e-8
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """Makes every fit stop after so many steps."""
+
+    def after(steps):
+        monkeypatch.setattr(_affine, "MAX_STEPS", steps)
+        _affine._fit.clear_cache()
+
+    yield after
+    _affine._fit.clear_cache()
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10])
+@pytest.mark.parametrize("l2", [1e-2, 1e-4])
+def test_a_fit_cut_off_says_how_far_above_the_least_its_loss_is(
+    hold_out, likelihood, affine_optimum, stopped, l2, steps
+):
+    logits, labels = hold_out(0)
+    stopped(steps)
+    with pytest.warns(RuntimeWarning, match="did not converge") as warned:
+        fitted = calibrators.fit_dirichlet(logits, labels, l2=l2)
+    found = re.search(r"the loss is at most (\S+) above its least$", str(warned[0].message))
+    assert found and f"after {steps} steps" in str(warned[0].message)
+    weight, bias = np.asarray(fitted.weight, float), np.asarray(fitted.bias, float)
+    features = np.asarray(jax.nn.log_softmax(jnp.asarray(logits)), float)
+    loss = likelihood(features @ weight.T + bias, labels)
+    loss += l2 * ((weight**2).sum() + (bias**2).sum())
+    optimum = affine_optimum(features, labels, np.full((4, 4), l2), np.full(4, l2))
+    # The parameters are rounded to float32 after the search.
+    assert 0 < loss - optimum <= float(found[1]) + 1e-9
+    # In the slopes by the parameters themselves, and no more than the equation's.
+    probabilities = np.exp(log_softmax(features @ weight.T + bias, axis=1))
+    above = (probabilities - np.eye(4)[labels]) / len(labels)
+    slopes = np.append(above.T @ features + 2 * l2 * weight, above.sum(0) + 2 * l2 * bias)
+    assert float(found[1]) == pytest.approx((slopes**2).sum() / (4 * l2), rel=0.15)
+
+
+def test_a_fit_cut_off_whose_diagonal_is_free_gives_the_slope_alone(hold_out, stopped):
+    stopped(3)
+    with pytest.warns(RuntimeWarning, match="did not converge") as warned:
+        calibrators.fit_dirichlet(*hold_out(0), regularization="odir")
+    message = str(warned[0].message)
+    assert "a slope of" in message and "above its least" not in message
+    assert "without a penalty on each parameter bounds no distance in loss" in message

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -183,6 +184,26 @@ def test_what_cannot_be_done_has_one_clear_line(
     assert (code, output) == (2, "") and errors.count("\n") == 1
     assert errors.startswith(f"jc2i: {message.replace('PHOTO', str(photo))}"), errors
     assert not list(tmp_path.iterdir())
+
+
+def test_long_work_is_announced_and_says_how_long_it_will_take(
+    run, photographs, tmp_path, monkeypatch
+):
+    """Its numbers are those of the same work without progress."""
+    photo, rise = photographs / "first.jpg", ("--method", "rise", "--option", "masks=120")
+    module = sys.modules["jc2i.cli.explain"]  # the package's name is the function's
+    monkeypatch.setattr(module, "WATCHED", 121)
+    for name, watched in (("short", False), ("long", True)):
+        out = tmp_path / name
+        code, output, errors = run("explain", photo, *rise, "--out", out, progress=True)
+        assert code == 0 and "rise ━" not in output
+        lines = [line for line in errors.splitlines() if not line.startswith("scores")]
+        assert lines[0] == "jc2i: rise: 120 evaluations of the model for 1 images"
+        assert len(lines) == 2 + watched and re.match("rise ━+ +100% 1/1", lines[-1])
+        assert not watched or re.fullmatch(r"rise: about \d:\d\d:\d\d in all", lines[1])
+        monkeypatch.setattr(module, "WATCHED", 120)
+    maps = [np.load(tmp_path / name / "first.rise.npy") for name in ("short", "long")]
+    np.testing.assert_array_equal(*maps)
 
 
 def test_an_unknown_model_is_refused(run, photographs):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import os
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jc2i import parallel
+from jc2i import parallel, streaming
 
 SCRIPT = Path(__file__).with_name("process.py")
 shared = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
@@ -372,12 +373,32 @@ def test_a_damaged_batch_is_refused_by_name(dataset, tmp_path, content):
 
 def test_progress_names_the_work_and_counts_batches(dataset, capsys):
     run(dataset, progress="digits")
-    shown = capsys.readouterr().out
-    assert "digits" in shown and "3/3" in shown
+    output, shown = capsys.readouterr()
+    assert output == "" and "digits" in shown and "3/3" in shown and "in all" not in shown
     run(dataset, progress=True)
-    assert "batches" in capsys.readouterr().out
+    assert "batches" in capsys.readouterr().err
     run(dataset, progress=False)
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_watched_batches_say_once_what_time_all_will_take(dataset, capsys, tmp_path, resumed):
+    def slow(images, targets, keys):
+        def step(total, _):
+            return total + images.mean((1, 2, 3)), None
+
+        return streaming.scan(step, jnp.zeros(len(images)), None, 10)[0]
+
+    options = {"function": slow, "resume": tmp_path / "kept", "tag": "slow"}
+    expected = run(dataset, **options)
+    if resumed:
+        next((tmp_path / "kept").glob("*.npz")).unlink()
+    else:
+        shutil.rmtree(tmp_path / "kept")
+    capsys.readouterr()
+    np.testing.assert_array_equal(run(dataset, progress="maps", watched=True, **options), expected)
+    shown = capsys.readouterr().err
+    assert shown.count("maps: about 0:00:01 in all\n") == 1 and "100% 3/3" in shown
 
 
 @pytest.mark.parametrize(

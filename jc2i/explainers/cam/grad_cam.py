@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from jaxtyping import Array, Float, Int, Key
 
+from jc2i import checks
 from jc2i.explainers.cam.layers import LAYER, activation_and_gradient, finish
 from jc2i.query import Cost, explainer
 
@@ -13,8 +14,8 @@ from jc2i.query import Cost, explainer
 @explainer(cost=lambda shape, options: Cost(forward=1), **LAYER)
 def grad_cam(
     model: Callable,
-    images: Float[Array, "batch height width channel"],
-    targets: Int[Array, " batch"],
+    images: Float[checks.Array, "batch height width channel"],
+    targets: Int[checks.Array, " batch"],
     *,
     key: Key[Array, "*batch"] | None = None,
     layer: str | None = None,

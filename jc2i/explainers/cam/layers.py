@@ -31,8 +31,8 @@ class Cut(NamedTuple):
 
 def cut(
     model: Callable,
-    images: Float[Array, "batch height width channel"],
-    targets: Int[Array, " batch"],
+    images: Float[checks.Array, "batch height width channel"],
+    targets: Int[checks.Array, " batch"],
     layer: str | None,
     channel_axis: int | None = None,
 ) -> Cut:
@@ -64,8 +64,8 @@ def cut(
 
 def activation_and_gradient(
     model: Callable,
-    images: Float[Array, "batch height width channel"],
-    targets: Int[Array, " batch"],
+    images: Float[checks.Array, "batch height width channel"],
+    targets: Int[checks.Array, " batch"],
     layer: str | None,
     channel_axis: int | None = None,
 ) -> tuple[
@@ -94,7 +94,7 @@ def activation_and_gradient(
 
 def chosen(
     model: Callable,
-    images: Float[Array, "batch height width channel"],
+    images: Float[checks.Array, "batch height width channel"],
     layer: str | None,
     channel_axis: int | None = None,
 ) -> tuple[str, int]:
@@ -132,7 +132,7 @@ def chosen(
     return layer, found[0]
 
 
-def _feature_axes(shape: tuple[int, ...], images: Array) -> list[int]:
+def _feature_axes(shape: tuple[int, ...], images: checks.Array) -> list[int]:
     """Which axis of an activation may count features, the other two lying on the image.
 
     Two do if there is more than one cell, and as many columns for each row as the image has, to a
@@ -163,7 +163,7 @@ def _is_strided(grid: tuple[int, ...], size: tuple[int, ...]) -> bool:
 
 def finish(
     maps: Float[Array, "batch rows columns"],
-    images: Float[Array, "batch height width channel"],
+    images: Float[checks.Array, "batch height width channel"],
     relu: bool,
     resize: bool,
 ) -> Float[Array, "batch tall wide"]:

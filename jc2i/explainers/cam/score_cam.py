@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jc2i import masking, removal, streaming
+from jc2i import checks, masking, removal, streaming
 from jc2i.explainers import upsampling
 from jc2i.explainers.cam.layers import LAYER, cut, finish
 from jc2i.normalization import normalize
@@ -24,8 +24,8 @@ from jc2i.query import Cost, explainer
 )
 def score_cam(
     model: Callable,
-    images: Float[Array, "batch height width channel"],
-    targets: Int[Array, " batch"],
+    images: Float[checks.Array, "batch height width channel"],
+    targets: Int[checks.Array, " batch"],
     *,
     key: Key[Array, "*batch"] | None = None,
     layer: str | None = None,

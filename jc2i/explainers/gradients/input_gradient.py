@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jc2i import scores
+from jc2i import checks, scores
 from jc2i.options import OneOf
 
 CHANNELS = OneOf("abs_sum", "sum", "max_abs", None)
 """What `reduce_channels` takes."""
 
 
-def input_gradient(model: Callable) -> Callable[[Array, Array], Array]:
+def input_gradient(model: Callable) -> Callable[[checks.Array, checks.Array], Array]:
     """The function (images, targets) -> gradient of each image's target score by its pixels.
 
     Args:
@@ -25,7 +25,7 @@ def input_gradient(model: Callable) -> Callable[[Array, Array], Array]:
       A function whose result has the shape of the images.
     """
 
-    def total(images: Array, targets: Array) -> Array:
+    def total(images: checks.Array, targets: checks.Array) -> Array:
         return scores.of_targets(model(images), targets).sum().astype(images.dtype)
 
     return jax.grad(total)
@@ -34,7 +34,7 @@ def input_gradient(model: Callable) -> Callable[[Array, Array], Array]:
 def repeated_gradient(
     model: Callable,
     variants: Float[Array, "batch chunk height width channel"],
-    targets: Int[Array, " batch"],
+    targets: Int[checks.Array, " batch"],
 ) -> Float[Array, "batch chunk height width channel"]:
     """Gradients at several variants of each image, as one batch of model evaluations."""
     batch, chunk = variants.shape[:2]

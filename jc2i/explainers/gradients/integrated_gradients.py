@@ -78,12 +78,12 @@ class References:
 )
 def integrated_gradients(
     model: Callable,
-    images: Float[Array, "batch height width channel"],
-    targets: Int[Array, " batch"],
+    images: Float[checks.Array, "batch height width channel"],
+    targets: Int[checks.Array, " batch"],
     *,
     key: Key[Array, "*batch"] | None = None,
     steps: int = 30,
-    references: tuple | str | float | Array = ("black", "white"),
+    references: tuple | str | float | checks.Array = ("black", "white"),
     method: str = "riemann_right",
     channels: str | None = "abs_sum",
     batch_size: int | None = None,

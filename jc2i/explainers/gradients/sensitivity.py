@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from jc2i import checks
 from jc2i.explainers.gradients.input_gradient import CHANNELS, input_gradient, reduce_channels
 from jc2i.query import Cost, explainer
 
@@ -14,8 +15,8 @@ from jc2i.query import Cost, explainer
 @explainer(cost=lambda shape, options: Cost(gradient=1), channels=CHANNELS)
 def sensitivity(
     model: Callable,
-    images: Float[Array, "batch height width channel"],
-    targets: Int[Array, " batch"],
+    images: Float[checks.Array, "batch height width channel"],
+    targets: Int[checks.Array, " batch"],
     *,
     key: Key[Array, "*batch"] | None = None,
     channels: str | None = "abs_sum",
@@ -47,8 +48,8 @@ def sensitivity(
 @explainer(cost=lambda shape, options: Cost(gradient=1), channels=CHANNELS)
 def gradient_x_input(
     model: Callable,
-    images: Float[Array, "batch height width channel"],
-    targets: Int[Array, " batch"],
+    images: Float[checks.Array, "batch height width channel"],
+    targets: Int[checks.Array, " batch"],
     *,
     key: Key[Array, "*batch"] | None = None,
     absolute: bool = True,
@@ -76,4 +77,4 @@ def gradient_x_input(
       ValueError: for bad input, naming the argument.
     """
     gradient = input_gradient(model)(images, targets)
-    return reduce_channels(images * (jnp.abs(gradient) if absolute else gradient), channels)
+    return reduce_channels((jnp.abs(gradient) if absolute else gradient) * images, channels)

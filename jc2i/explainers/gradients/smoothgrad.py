@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jc2i import streaming
+from jc2i import checks, streaming
 from jc2i.explainers.gradients.input_gradient import CHANNELS, reduce_channels, repeated_gradient
 from jc2i.options import Number, Scalar
 from jc2i.query import Cost, explainer
@@ -24,8 +24,8 @@ from jc2i.query import Cost, explainer
 )
 def smoothgrad(
     model: Callable,
-    images: Float[Array, "batch height width channel"],
-    targets: Int[Array, " batch"],
+    images: Float[checks.Array, "batch height width channel"],
+    targets: Int[checks.Array, " batch"],
     *,
     key: Key[Array, "*batch"] | None = None,
     samples: int = 60,

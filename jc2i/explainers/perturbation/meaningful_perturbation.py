@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from jc2i import masking, removal, scores
+from jc2i import checks, masking, removal, scores, streaming
 from jc2i.explainers import upsampling
 from jc2i.options import Fill, Maybe, Number, OneOf, Scalar, Whole
 from jc2i.query import Cost, explainer
@@ -27,8 +27,8 @@ from jc2i.query import Cost, explainer
 )
 def meaningful_perturbation(
     model: Callable,
-    images: Float[Array, "batch height width channel"],
-    targets: Int[Array, " batch"],
+    images: Float[checks.Array, "batch height width channel"],
+    targets: Int[checks.Array, " batch"],
     *,
     key: Key[Array, "*batch"] | None = None,
     steps: int = 600,
@@ -101,7 +101,7 @@ def meaningful_perturbation(
         area = reduce((1 - mask) * jnp.where(mask < 1, 1, area_subgradient))
         return (score + area_weight * area + tv_weight * total_variation).sum()
 
-    optimizer = optax.adam(learning_rate)
+    optimizer = optax.adam(jnp.asarray(learning_rate))
 
     def step(state: tuple[Array, optax.OptState], _: None) -> tuple[tuple, None]:
         mask, moments = state
@@ -112,7 +112,7 @@ def meaningful_perturbation(
         return (mask, moments), None
 
     mask = jnp.ones((batch, rows, columns), images.dtype)
-    (mask, _), _ = jax.lax.scan(step, (mask, optimizer.init(mask)), None, length=steps)
+    (mask, _), _ = streaming.scan(step, (mask, optimizer.init(mask)), None, steps)
     return 1 - upsample(mask)
 
 

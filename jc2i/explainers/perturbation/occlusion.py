@@ -23,8 +23,8 @@ def _cost(shape: tuple[int, ...], options: Mapping[str, Any]) -> Cost:
 @explainer(cost=_cost, depends_on_scores=False, window=Sides(), stride=Sides(), baseline=Fill())
 def occlusion(
     model: Callable,
-    images: Float[Array, "batch height width channel"],
-    targets: Int[Array, " batch"],
+    images: Float[checks.Array, "batch height width channel"],
+    targets: Int[checks.Array, " batch"],
     *,
     key: Key[Array, "*batch"] | None = None,
     window: int | tuple[int, int] = 5,

@@ -31,8 +31,8 @@ SETTLING_MASKS = 256
 )
 def rise(
     model: Callable,
-    images: Float[Array, "batch height width channel"],
-    targets: Int[Array, " batch"],
+    images: Float[checks.Array, "batch height width channel"],
+    targets: Int[checks.Array, " batch"],
     *,
     key: Key[Array, "*batch"] | None = None,
     masks: int = 4000,
@@ -210,5 +210,6 @@ def _until_settled(
 
     start = jnp.asarray(0)
     state = (start, zeros, zeros, jnp.zeros(batch, start.dtype), jnp.full(batch, True))
-    _, weighted, coverage, number, _ = jax.lax.while_loop(more, step, state)
+    blocks = -(-masks // SETTLING_MASKS)
+    _, weighted, coverage, number, _ = streaming.repeat_while(more, step, state, blocks)
     return weighted, coverage, number.astype(zeros.dtype)

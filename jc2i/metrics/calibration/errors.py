@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -26,15 +25,13 @@ class ReliabilityCurve(NamedTuple):
       count: samples in each bin, or samples a unit of confidence (the density times n).
     """
 
-    confidence: Float[Array, " points"]
-    accuracy: Float[Array, " points"]
-    count: Float[Array, " points"]
+    confidence: Float[jax.Array, " points"]
+    accuracy: Float[jax.Array, " points"]
+    count: Float[jax.Array, " points"]
 
 
 @labelled.public("probabilities", _probabilities.check)
-@functools.partial(
-    jax.jit, static_argnames=("estimator", "bins", "shared_bandwidth", "resolution", "debiased")
-)
+@labelled.compiled("estimator", "bins", "shared_bandwidth", "resolution", "debiased")
 def expected_calibration_error(
     probabilities: Float[Array, "batch classes"],
     labels: Int[Array, " batch"],
@@ -45,7 +42,7 @@ def expected_calibration_error(
     shared_bandwidth: bool = True,
     bandwidth: float | Float[Array, ""] | None = None,
     resolution: int = RESOLUTION,
-) -> Float[Array, ""]:
+) -> Float[jax.Array, ""]:
     """Expected difference between the confidence of a prediction and its accuracy.
 
     ECE = E |P(right | confidence = s) - s|, C2I equation (2). With p the density of all
@@ -100,7 +97,7 @@ def expected_calibration_error(
 
 
 @labelled.public("probabilities", _probabilities.check)
-@functools.partial(jax.jit, static_argnames=("estimator", "bins", "shared_bandwidth", "resolution"))
+@labelled.compiled("estimator", "bins", "shared_bandwidth", "resolution")
 def classwise_calibration_error(
     probabilities: Float[Array, "batch classes"],
     labels: Int[Array, " batch"],
@@ -110,7 +107,7 @@ def classwise_calibration_error(
     shared_bandwidth: bool = True,
     bandwidth: float | Float[Array, ""] | None = None,
     resolution: int = RESOLUTION,
-) -> Float[Array, ""]:
+) -> Float[jax.Array, ""]:
     """Calibration error of the probability of each class against its frequency, averaged.
 
     (1/K) sum_k E |P(y = k | p_k = s) - s|, Kull et al. 2019, "Beyond temperature scaling",
@@ -145,14 +142,14 @@ def classwise_calibration_error(
 
 
 @labelled.public("probabilities", _probabilities.check)
-@functools.partial(jax.jit, static_argnames=("estimator", "bins"))
+@labelled.compiled("estimator", "bins")
 def maximum_calibration_error(
     probabilities: Float[Array, "batch classes"],
     labels: Int[Array, " batch"],
     *,
     estimator: str = "equal_width",
     bins: int = 15,
-) -> Float[Array, ""]:
+) -> Float[jax.Array, ""]:
     """Largest difference between confidence and accuracy in any bin.
 
     max over b of |accuracy_b - confidence_b|, Guo et al. 2017, equation (5). Empty bins do not
@@ -175,7 +172,7 @@ def maximum_calibration_error(
 
 
 @labelled.public("probabilities", _probabilities.check)
-@functools.partial(jax.jit, static_argnames=("estimator", "bins", "shared_bandwidth", "resolution"))
+@labelled.compiled("estimator", "bins", "shared_bandwidth", "resolution")
 def reliability_curve(
     probabilities: Float[Array, "batch classes"],
     labels: Int[Array, " batch"],

@@ -12,10 +12,10 @@ from jc2i.metrics.calibration import _probabilities
 
 
 @labelled.public("probabilities", _probabilities.check)
-@jax.jit
+@labelled.compiled()
 def brier_score(
     probabilities: Float[Array, "batch classes"], labels: Int[Array, " batch"]
-) -> Float[Array, ""]:
+) -> Float[jax.Array, ""]:
     """Mean squared distance between the probabilities and the one-hot label.
 
     mean_i sum_k (p_ik - [y_i = k])^2, Brier 1950, "Verification of forecasts expressed in terms of
@@ -37,10 +37,10 @@ def brier_score(
 
 
 @labelled.public("probabilities", _probabilities.check)
-@jax.jit
+@labelled.compiled()
 def negative_log_likelihood(
     probabilities: Float[Array, "batch classes"], labels: Int[Array, " batch"]
-) -> Float[Array, ""]:
+) -> Float[jax.Array, ""]:
     """Mean negative logarithm of the probability of the label.
 
     mean_i(-ln p_i[y_i]), Guo et al. 2017, equation (6) as a mean.
