@@ -28,6 +28,7 @@ from typing import Any
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
+from jax.extend import source_info_util
 from jaxtyping import Array
 
 from jc2i import checks
@@ -90,6 +91,11 @@ class Unit:
     def equation(self) -> jex.JaxprEqn:
         """The operation, or the first of several."""
         return self.equations[0]
+
+    @property
+    def source(self) -> str:
+        """Where the model's author wrote it, as `Operation.source`."""
+        return Operation(self.equation, (), ()).source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,19 +234,24 @@ def read(
 
     def enter(operation: Operation, *inputs: Any) -> Step:
         name = operation.equation.primitive.name
+        if operation.source:
+            calls.append(operation)
         return LEAVE if name in whole else ENTER
 
-    def others(operation: Operation, *inputs: Any) -> Step:
+    def others(operation: Operation, *inputs: Any) -> list[Any]:
         name = operation.equation.primitive.name
         differentiable = any(map(_is_real, operation.equation.outvars))
+        # JAX keeps no line within its own functions: theirs is that of their call.
+        located = operation if operation.source or not calls else calls[-1]
         if known is not None and any(operation.dependent) and differentiable:
-            where = f" at {operation.source}" if operation.source else ""
+            where = f" at {located.source}" if located.source else ""
             is_complex = any(map(_is_complex, operation.equation.outvars))
             takes = f"operations that {method or 'this'} has a rule for, of real numbers"
             checks.require(
                 name in known and not is_complex, "model", f"one with {name}{where}", takes
             )
-        return LEAVE
+        with source_info_util.user_context(located.equation.source_info.traceback):
+            return bind(operation.equation, *inputs)
 
     entered = [*CALLS, "scan", "custom_jvp_call", "custom_vjp_call"]
     rules = {**dict.fromkeys(entered, enter), OTHERS: others}
@@ -250,6 +261,7 @@ def read(
         structure.append(tree)
         return evaluate(closed, rules, *jax.tree.leaves(images))
 
+    calls: list[Operation] = []
     structure: list[Any] = []
     closed, _ = traced(flat, images)
     units = _Reader(closed.jaxpr, normalisations_held).units

@@ -37,13 +37,20 @@ def back(rule: Callable[..., Sequence[Array]], function: Callable | None = None)
             return outputs, (inputs, held, outputs)
 
         def backward(kept: tuple, arriving: tuple) -> tuple:
-            return tuple(rule(application, *kept, arriving)), None
+            found = rule(application, *kept, arriving)
+            return tuple(map(_as, found, kept[0])), None
 
         call = jax.custom_vjp(compute)
         call.defvjp(forward, backward)
         return call(application.inputs, application.held)
 
     return entry
+
+
+def _as(arriving: Array, values: Array) -> Array:
+    """What arrives at values that were perhaps repeated along some axes and cast."""
+    repeated = [i for i, n in enumerate(values.shape) if n == 1 and arriving.shape[i] > 1]
+    return arriving.sum(axis=repeated, keepdims=True).astype(values.dtype)
 
 
 def gradient(function: Callable, inputs: tuple, held: tuple, arriving: tuple) -> tuple:
@@ -57,7 +64,8 @@ def refusing(method: str) -> Rule:
 
     def entry(application: Application) -> NoReturn:
         name = application.unit.equation.primitive.name
-        got = f"one with {name} of two values that depend on the image"
+        where = f" at {application.unit.source}" if application.unit.source else ""
+        got = f"one with {name}{where} of two values that depend on the image"
         raise checks.invalid("model", got, f"operations that {method} has a rule for")
 
     return entry

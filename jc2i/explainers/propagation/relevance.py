@@ -31,13 +31,16 @@ class Settings(NamedTuple):
     """Of the first linear map: the least and the largest value of each of its inputs."""
 
     def stabilized(self, values: Array) -> Array:
-        """The sums with epsilon added away from zero, so that they can be divided by."""
+        """The sums with epsilon added away from zero, so that they can be divided by.
+
+        Nothing is shared of a sum that is still zero: it stays finite.
+        """
         size = self.epsilon
         if self.relative:
             size = size * jnp.sqrt(jnp.mean(jnp.square(values), axis=-1, keepdims=True))
-        return values + jnp.where(values >= 0, 1, -1).astype(values.dtype) * jnp.asarray(
-            size, values.dtype
-        )
+        sign = jnp.where(values >= 0, 1, -1).astype(values.dtype)
+        result = values + sign * jnp.asarray(size, values.dtype)
+        return jnp.where(result == 0, 1, result)
 
 
 Term = tuple[Array, Array, Any]
@@ -215,9 +218,7 @@ def table(rule_of: Callable[[Unit, Linear], str], settings: Settings) -> dict[st
     def softmax(application: Application, inputs: Any, held: Any, outputs: Any, arriving: Any):
         """R_i = x_i (R_i - s_i sum_j R_j) (AttnLRP, proposition 3.1); a masked x_i has none."""
         (x,), (s,), (relevance,) = inputs, outputs, arriving
-        axes = next(
-            e.params["axes"] for e in application.unit.equations if "axes" in e.params
-        )
+        axes = next(e.params["axes"] for e in application.unit.equations if "axes" in e.params)
         total = relevance.sum(axis=axes, keepdims=True)
         return [jnp.where(s > 0, x, 0) * (relevance - s * total)]
 
