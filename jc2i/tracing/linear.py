@@ -73,7 +73,7 @@ class Chain:
             if term is not None:
                 bias = term if bias is None else bias + term
             (value,) = equation.outvars
-        kernel = read(self.equations[0].invars[1 - self.place])
+        kernel = jnp.asarray(read(self.equations[0].invars[1 - self.place]))
         if scale is not None:
             kernel = kernel * self._scale_of_kernel(kernel, scale).astype(kernel.dtype)
         return Linear(self.equations[0], self.place, kernel, bias)

@@ -28,6 +28,7 @@ from typing import Any, cast
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
+from jax.extend import source_info_util
 from jaxtyping import Array
 
 from jc2i import checks
@@ -95,6 +96,11 @@ class Unit:
     def axes(self) -> tuple[int, ...]:
         """Of a softmax, the axes it sums over."""
         return next(e.params["axes"] for e in self.equations if "axes" in e.params)
+
+    @property
+    def source(self) -> str:
+        """Where the model's author wrote it, as `Operation.source`."""
+        return Operation(self.equation, (), ()).source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,22 +238,25 @@ def read(
     """
 
     def enter(operation: Operation, *inputs: Any) -> Step:
-        # What a library's function is made of has no line of the model's.
-        source.append(operation.source or source[-1])
-        return LEAVE if operation.equation.primitive.name in whole else ENTER
+        name = operation.equation.primitive.name
+        if operation.source:
+            calls.append(operation)
+        return LEAVE if name in whole else ENTER
 
-    def others(operation: Operation, *inputs: Any) -> Step:
+    def others(operation: Operation, *inputs: Any) -> list[Any]:
         name = operation.equation.primitive.name
         differentiable = any(map(_is_real, operation.equation.outvars))
+        # JAX keeps no line within its own functions: theirs is that of their call.
+        located = operation if operation.source or not calls else calls[-1]
         if known is not None and any(operation.dependent) and differentiable:
-            line = operation.source or source[-1]
-            where = f" at {line}" if line else ""
+            where = f" at {located.source}" if located.source else ""
             is_complex = any(map(_is_complex, operation.equation.outvars))
             takes = f"operations that {method or 'this'} has a rule for, of real numbers"
             checks.require(
                 name in known and not is_complex, "model", f"one with {name}{where}", takes
             )
-        return LEAVE
+        with source_info_util.user_context(located.equation.source_info.traceback):
+            return bind(operation.equation, *inputs)
 
     entered = [*CALLS, "scan", "custom_jvp_call", "custom_vjp_call"]
     rules = {**dict.fromkeys(entered, enter), OTHERS: others}
@@ -257,8 +266,8 @@ def read(
         structure.append(tree)
         return evaluate(closed, rules, *jax.tree.leaves(images))
 
+    calls: list[Operation] = []
     structure: list[Any] = []
-    source = [""]
     closed, _ = traced(flat, images)
     units = _Reader(closed.jaxpr, normalisations_held).units
     return Program(closed, structure[0], tuple(units))

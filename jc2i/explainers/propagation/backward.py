@@ -38,7 +38,7 @@ def back(rule: Callable[..., Sequence[Array]], function: Callable | None = None)
 
         def backward(kept: tuple, arriving: tuple) -> tuple:
             found = rule(application, *kept, arriving)
-            return tuple(map(_fitted, found, kept[0])), None
+            return tuple(map(_as, found, kept[0])), None
 
         call = jax.custom_vjp(compute)
         call.defvjp(forward, backward)
@@ -47,11 +47,10 @@ def back(rule: Callable[..., Sequence[Array]], function: Callable | None = None)
     return entry
 
 
-def _fitted(arriving: Array, value: Array) -> Array:
-    """What arrives at a value, summed over the axes along which the value was repeated."""
-    pairs = enumerate(zip(arriving.shape, value.shape, strict=True))
-    repeated = tuple(axis for axis, (wide, own) in pairs if own != wide)
-    return arriving.sum(axis=repeated, keepdims=True) if repeated else arriving
+def _as(arriving: Array, values: Array) -> Array:
+    """What arrives at values that were perhaps repeated along some axes and cast."""
+    repeated = [i for i, n in enumerate(values.shape) if n == 1 and arriving.shape[i] > 1]
+    return arriving.sum(axis=repeated, keepdims=True).astype(values.dtype)
 
 
 def gradient(function: Callable, inputs: tuple, held: tuple, arriving: tuple) -> tuple:
@@ -65,7 +64,8 @@ def refusing(method: str) -> Rule:
 
     def entry(application: Application) -> NoReturn:
         name = application.unit.equation.primitive.name
-        got = f"one with {name} of two values that depend on the image"
+        where = f" at {application.unit.source}" if application.unit.source else ""
+        got = f"one with {name}{where} of two values that depend on the image"
         raise checks.invalid("model", got, f"operations that {method} has a rule for")
 
     return entry

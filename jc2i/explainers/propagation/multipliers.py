@@ -162,9 +162,11 @@ def _softmax_rule(
         jnp.where(counts, m * _difference(jnp.exp(log_share)), 0), _difference(log_share), own
     )
     # Of the sum of exponentials, shifted alike in both lanes.
-    shifted = jnp.where(counts, jnp.exp(x - total.max(axis=0)), 0)
+    shifted = jnp.where(counts, jnp.exp(x - total.max(axis=0, keepdims=True)), 0)
     slope = _quotient(
-        _difference(total), _difference(shifted.sum(axis=axes, keepdims=True)), jnp.ones(())
+        _difference(total),
+        _difference(shifted.sum(axis=axes, keepdims=True)),
+        jnp.ones_like(total[0]),
     )
     weight = slope * _quotient(_difference(shifted), _difference(x), shifted[0])
     return [through - weight * through.sum(axis=application.unit.axes, keepdims=True)]

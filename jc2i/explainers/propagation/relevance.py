@@ -32,13 +32,16 @@ class Settings(NamedTuple):
     """Of the first linear map: the least and the largest value of each of its inputs."""
 
     def stabilized(self, values: Array) -> Array:
-        """The sums with epsilon added away from zero, so that they can be divided by."""
+        """The sums with epsilon added away from zero, so that they can be divided by.
+
+        Nothing is shared of a sum that is still zero: it stays finite.
+        """
         size = self.epsilon
         if self.relative:
             size = size * jnp.sqrt(jnp.mean(jnp.square(values), axis=-1, keepdims=True))
-        return values + jnp.where(values >= 0, 1, -1).astype(values.dtype) * jnp.asarray(
-            size, values.dtype
-        )
+        sign = jnp.where(values >= 0, 1, -1).astype(values.dtype)
+        result = values + sign * jnp.asarray(size, values.dtype)
+        return jnp.where(result == 0, 1, result)
 
 
 Term = tuple[Any, Any, Any]
