@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 from jc2i.checks import describe, invalid
 from jc2i.models.architectures import (
@@ -108,4 +109,8 @@ def blank(name: str, **options: Any) -> Classifier:
     unknown = [option for option in options if option not in known]
     if unknown:
         raise invalid("options", ", ".join(unknown), f"those of {name}: {', '.join(known)}")
-    return build(**fixed, **options)
+    try:
+        # As one program: each array of a shape of its own is another to compile, and takes seconds.
+        return nnx.jit(lambda: build(**fixed, **options))()
+    except ValueError:
+        return build(**fixed, **options)  # the refusal without JAX's remarks on tracebacks

@@ -362,7 +362,7 @@ class _Reader:
         if {id(e) for e in self.readers[numerator]} != {id(equations[0]), id(division)}:
             return None
         equations.insert(0, exponential)
-        (given,) = exponential.invars
+        given: Any = exponential.invars[0]
         shift = self.makers.get(given)
         if shift is not None and shift.primitive.name == "sub" and self._only_reader(given):
             largest = shift.invars[1]

@@ -78,7 +78,7 @@ def lrp(
         2019; generalised as in zennit to inputs of both signs), `"w_square"`, `"flat"`, `"z_box"`.
       composite: rules by place and kind in place of `rule`: `"epsilon_plus"`,
         `"epsilon_plus_flat"`, `"epsilon_alpha2_beta1"`, `"epsilon_alpha2_beta1_flat"`,
-        `"epsilon_gamma_box"` (the last three of the deepest layers' rules of Montavon et al.).
+        `"epsilon_gamma_box"` (Montavon et al. 2019; the names are zennit's).
       epsilon: added to every denominator with the denominator's sign, at least 0.
       relative: whether `epsilon` is a fraction of the layer's root mean square over its features.
       gamma: how much supporting weights are favoured by `"gamma"`, at least 0.
