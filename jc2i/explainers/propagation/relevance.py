@@ -200,10 +200,9 @@ def table(rule_of: Callable[[Unit, Linear], str], settings: Settings) -> dict[st
 
     def halved(application: Application, inputs: Any, held: Any, outputs: Any, arriving: Any):
         """Half of what `shared` gives: a product of two parts (AttnLRP, proposition 3.3)."""
-        if len(inputs) == 1:
-            return passed(application, inputs, held, outputs, arriving)
-        half = tuple(relevance / 2 for relevance in arriving)
-        return shared(application, inputs, held, outputs, half)
+        parts = sum(v in application.unit.inputs for v in application.unit.equation.invars)
+        part = tuple(relevance / parts for relevance in arriving)
+        return shared(application, inputs, held, outputs, part)
 
     def gate(application: Application, inputs: Any, held: Any, outputs: Any, arriving: Any):
         """R_a = R_b = R / 2 of a product a b at each place (AttnLRP, proposition 3.2)."""

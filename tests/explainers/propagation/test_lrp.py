@@ -182,6 +182,17 @@ def test_a_product_of_two_parts_halves_relevance():
     close(row(model, x), expected, 1e-5)
 
 
+def test_a_product_of_values_with_themselves_conserves():
+    """Similarities of all pixels, which are one value read twice."""
+
+    def model(images):
+        values = images.reshape(len(images), -1, 3)
+        return jnp.einsum("bic,bjc->bij", values, values).mean(axis=1)
+
+    maps = explainers.lrp(model, IMAGES, TWO)
+    close(maps.sum(axis=(1, 2)), scores(model), 1e-5)
+
+
 def test_squeeze_and_excitation_conserves():
     """A gate of one value a channel: what it is a product with is larger than it."""
     kernel, squeeze = random((3, 4)), random((4, 4), 1)
