@@ -61,6 +61,16 @@ KNOWN = ELEMENTWISE | MOVEMENT | REDUCTIONS | frozenset(linear.PRIMITIVES)
 """All that a program may hold where it depends on the image."""
 
 _SCALES = frozenset("neg convert_element_type copy copy_p reduce_precision".split())
+_ABOVE_ZERO = frozenset("abs exp exp2 logistic sqrt square".split())
+_KEEPS_SIGN = (
+    MOVEMENT | REDUCTIONS | frozenset("add convert_element_type copy div min mul".split())
+) - {
+    "argmax",
+    "argmin",
+    "dynamic_slice",
+    "dynamic_update_slice",
+    "gather",
+}
 _LEVELS = ("scale", "affine", "activation")
 _SCALE, _AFFINE, _ACTIVATION = range(3)
 
@@ -76,6 +86,7 @@ class Unit:
       held: those among what it reads that depend on the image and are taken for fixed.
       outputs: what it gives.
       first: whether no linear map stands between it and the image.
+      nonnegative: whether its inputs are known not to be below 0, behind a rectifier, say.
       chain: of a linear map: how its outputs are scaled and shifted.
     """
 
@@ -85,6 +96,7 @@ class Unit:
     held: tuple[Any, ...]
     outputs: tuple[Any, ...]
     first: bool = False
+    nonnegative: bool = False
     chain: linear.Chain | None = None
 
     @property
@@ -312,6 +324,10 @@ class _Reader:
         """By their last equation."""
         self.softmaxes: dict[int, tuple[Any, tuple]] = {}
         self.skipped: set[int] = set()
+        self.nonnegative: set[Any] = set()
+        for equation in jaxpr.eqns:
+            if self._is_nonnegative(equation):
+                self.nonnegative.update(equation.outvars)
         for equation in jaxpr.eqns:
             self._look_ahead(equation)
         for equation in jaxpr.eqns:
@@ -333,6 +349,23 @@ class _Reader:
             if found is not None:
                 self.softmaxes[id(equation)] = found
                 self.skipped.update(id(e) for e in found[1][:-1])
+
+    def _is_nonnegative(self, equation: jex.JaxprEqn) -> bool:
+        """Whether an operation's values cannot be below 0, as far as its inputs tell."""
+
+        def known(atom: Any) -> bool:
+            if isinstance(atom, jex.Literal):
+                return bool(jnp.ndim(atom.val) == 0 and atom.val >= 0)
+            return atom in self.nonnegative
+
+        name, known_inputs = equation.primitive.name, list(map(known, equation.invars))
+        if name in _ABOVE_ZERO:
+            return True
+        if name == "max":
+            return any(known_inputs)
+        if name == "clamp":
+            return known_inputs[0]
+        return name in _KEEPS_SIGN and all(known_inputs)
 
     def _is_fixed(self, atom: Any) -> bool:
         return isinstance(atom, jex.Literal) or atom not in self.dependent
@@ -499,7 +532,10 @@ class _Reader:
         first = self.behind.isdisjoint({*inputs, *held})
         if kind == "linear" or not first:
             self.behind.update(outputs)
-        self.units.append(Unit(kind, tuple(equations), inputs, held, outputs, first, chain))
+        nonnegative = self.nonnegative.issuperset(inputs)
+        self.units.append(
+            Unit(kind, tuple(equations), inputs, held, outputs, first, nonnegative, chain)
+        )
 
 
 def _variables(atoms: Iterable[Any]) -> Iterable[Any]:

@@ -139,6 +139,17 @@ def test_networks_have_nothing_but_a_sum_behind_a_linear_map(name):
     assert all(u.first for u in found if u.kind in ("affine", "sub", "rsqrt"))
 
 
+def test_what_cannot_be_below_zero_is_known():
+    def model(images):
+        values = jax.nn.relu6(convolved(images)).mean(axis=(1, 2))
+        gated = jax.nn.sigmoid(values @ random((4, 4), 9)) * values
+        return (gated @ random((4, 3), 10), (gated - values) @ random((4, 3), 10))
+
+    found = [u.nonnegative for u in program(model).units if u.kind == "linear"]
+    # The image's sign is not known, relu6's and its mean's is, a gate's product's, no difference's.
+    assert found == [False, True, True, False]
+
+
 def test_a_program_under_grad_and_vmap():
     def model(images):
         return jnp.tanh(separate(convolved(images))).sum(axis=(1, 2))

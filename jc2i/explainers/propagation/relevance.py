@@ -75,30 +75,33 @@ def _epsilon(layer: Linear, x: Array, relevance: Array, settings: Settings, unit
     return _shared(layer, [(x, layer.kernel, layer.bias)], relevance, settings)
 
 
-def _supporting(layer: Linear, x: Array) -> list[Term]:
+def _split(unit: Unit, x: Array, positive: tuple[Any, Any], negative: Any) -> list[Term]:
+    """Values above zero with a kernel and a bias, and those below with another kernel, if any."""
+    if unit.nonnegative:
+        return [(x, *positive)]
+    return [(_positive(x), *positive), (_negative(x), negative, None)]
+
+
+def _supporting(layer: Linear, x: Array, unit: Unit) -> list[Term]:
     """What adds to the outputs: positive values by positive weights, negative by negative."""
-    return [
-        (_positive(x), _positive(layer.kernel), _positive(layer.bias)),
-        (_negative(x), _negative(layer.kernel), None),
-    ]
+    positive = _positive(layer.kernel), _positive(layer.bias)
+    return _split(unit, x, positive, _negative(layer.kernel))
 
 
-def _opposing(layer: Linear, x: Array) -> list[Term]:
+def _opposing(layer: Linear, x: Array, unit: Unit) -> list[Term]:
     """What takes from the outputs."""
-    return [
-        (_positive(x), _negative(layer.kernel), _negative(layer.bias)),
-        (_negative(x), _positive(layer.kernel), None),
-    ]
+    negative = _negative(layer.kernel), _negative(layer.bias)
+    return _split(unit, x, negative, _positive(layer.kernel))
 
 
 def _z_plus(layer: Linear, x: Array, relevance: Array, settings: Settings, unit: Unit) -> Array:
-    return _shared(layer, _supporting(layer, x), relevance, settings)
+    return _shared(layer, _supporting(layer, x, unit), relevance, settings)
 
 
 def _alpha_beta(layer: Linear, x: Array, relevance: Array, settings: Settings, unit: Unit) -> Array:
     alpha = jnp.asarray(settings.alpha, x.dtype)
-    supporting = _shared(layer, _supporting(layer, x), relevance, settings)
-    opposing = _shared(layer, _opposing(layer, x), relevance, settings)
+    supporting = _shared(layer, _supporting(layer, x, unit), relevance, settings)
+    opposing = _shared(layer, _opposing(layer, x, unit), relevance, settings)
     return alpha * supporting - (alpha - 1) * opposing
 
 
@@ -114,11 +117,8 @@ def _gamma(layer: Linear, x: Array, relevance: Array, settings: Settings, unit: 
         return None if value is None else value + gamma * part(value)
 
     def terms(same: Callable, other: Callable) -> list[Term]:
-        kernel, bias = layer.kernel, layer.bias
-        return [
-            (_positive(x), more(kernel, same), more(bias, same)),
-            (_negative(x), more(kernel, other), None),
-        ]
+        positive = more(layer.kernel, same), more(layer.bias, same)
+        return _split(unit, x, positive, more(layer.kernel, other))
 
     above = jnp.where(output > 0, relevance, 0)
     below = jnp.where(output < 0, relevance, 0)
