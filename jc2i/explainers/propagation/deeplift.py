@@ -66,7 +66,8 @@ def deeplift(
       ValueError: for bad input, naming the argument; for a model with an operation that no rule is
         known for, naming it and its line.
     """
-    program = units.read(tracing.as_written(model), images, method="deeplift")
+    known = units.KNOWN | table(False).keys()
+    program = units.read(tracing.as_written(model), images, method="deeplift", known=known)
     references = jnp.asarray(reference)
 
     def add(state: tuple, index: Array, counted: Array) -> tuple:

@@ -98,7 +98,6 @@ def lrp(
       ValueError: for bad input, naming the argument; for a model with an operation that no rule is
         known for, naming it and its line.
     """
-    program = units.read(tracing.as_written(model), images, method="lrp", normalisations_held=True)
 
     def bounds(unit: units.Unit) -> tuple[Array, Array]:
         takes = "a rule of a first linear map (composite=), whose inputs are in a known range"
@@ -118,6 +117,13 @@ def lrp(
         return rules["convolution" if layer.is_convolution else "dense"]
 
     rules = table(rule_of, Settings(epsilon, relative, gamma, alpha, bias, bounds))
+    program = units.read(
+        tracing.as_written(model),
+        images,
+        method="lrp",
+        normalisations_held=True,
+        known=units.KNOWN | rules.keys(),
+    )
     scores, back = jax.vjp(lambda images: program.evaluate(rules, images), images)
     chosen = jnp.arange(scores.shape[1])[None] == targets[:, None]
     (relevance,) = back(

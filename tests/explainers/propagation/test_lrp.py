@@ -14,6 +14,7 @@ from flax import nnx
 
 import jc2i
 from jc2i import explainers
+from jc2i.explainers.propagation import backward, relevance
 from jc2i.tracing import units
 
 ONE, TWO = np.zeros(1, int), np.array([1, 2])
@@ -480,3 +481,23 @@ def test_options_out_of_range_are_refused(linear, options):
 def test_z_box_of_a_map_behind_others_is_refused(bias_free):
     with pytest.raises(ValueError, match="rule: got z_box for a map behind others"):
         explainers.lrp(bias_free, IMAGES, TWO, rule="z_box")
+
+
+def test_a_rule_for_another_operation_is_one_line_of_the_table(monkeypatch):
+    # As docs/propagation.md has it.
+    kernel = jnp.abs(random((3, 4), 3))
+
+    def model(images):
+        return jax.lax.cummax(images.mean(axis=(1, 2)) @ kernel, axis=1)
+
+    images, targets = jnp.abs(random((2, 4, 4, 3), 1)), np.array([3, 2])
+    with pytest.raises(ValueError, match="model: got one with cummax at"):
+        explainers.lrp(model, images, targets)
+    table = relevance.table
+    monkeypatch.setattr(
+        "jc2i.explainers.propagation.lrp.table", lambda *a: table(*a) | {"cummax": backward.own}
+    )
+    maps = explainers.lrp(model, images, targets, epsilon=0.0)
+    np.testing.assert_allclose(
+        maps.sum(axis=(1, 2)), model(images)[np.arange(2), targets], rtol=1e-5
+    )
