@@ -392,7 +392,10 @@ class _Reader:
             below = maker.invars[0]
         if equations[0].primitive.name != "reduce_sum" or equations[0].invars[0] is not numerator:
             return None
-        if {id(e) for e in self.readers[numerator]} != {id(equations[0]), id(division)}:
+        # What another operation reads, the sum for its logarithm, say, has to be there by itself.
+        inside = {id(e) for e in equations}
+        made = [numerator, *(v for e in equations[:-1] for v in e.outvars)]
+        if any(v in self.results or {id(e) for e in self.readers[v]} - inside for v in made):
             return None
         equations.insert(0, exponential)
         given: Any = exponential.invars[0]

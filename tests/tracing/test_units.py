@@ -139,6 +139,27 @@ def test_networks_have_nothing_but_a_sum_behind_a_linear_map(name):
     assert all(u.first for u in found if u.kind in ("affine", "sub", "rsqrt"))
 
 
+def test_a_softmax_is_one_unit_unless_something_else_reads_its_parts():
+    def shared(part):
+        def model(images):
+            values = images @ random((3, 4))
+            exponential = jnp.exp(
+                values - jax.lax.stop_gradient(values.max(axis=-1, keepdims=True))
+            )
+            total = exponential.sum(axis=-1, keepdims=True)
+            read = {"sum": lambda: jnp.log(total), "exp": lambda: exponential, None: lambda: values}
+            return exponential / total, read[part]()
+
+        return model
+
+    assert "softmax" in kinds(shared(None)) and "softmax" in kinds(lambda x: jax.nn.softmax(x, 1))
+    for part in ("sum", "exp"):
+        model = shared(part)
+        assert "softmax" not in kinds(model)
+        for found, expected in zip(evaluated(model)(IMAGES), model(IMAGES), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_what_cannot_be_below_zero_is_known():
     def model(images):
         values = jax.nn.relu6(convolved(images)).mean(axis=(1, 2))

@@ -76,7 +76,9 @@ def deeplift(
         rules = table(rule == "reveal_cancel")
 
         def evaluate(lanes: Array) -> Array:
-            return program.evaluate(rules, lanes)
+            values = program.evaluate(rules, lanes)
+            # Scores that do not depend on the image have no lanes.
+            return jnp.broadcast_to(values, (2, *values.shape[-2:]))
 
         values, back = jax.vjp(evaluate, jnp.stack([images, start]))
         chosen = jnp.arange(values.shape[2])[None] == targets[:, None]

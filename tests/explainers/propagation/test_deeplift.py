@@ -175,6 +175,12 @@ def test_temperature_changes_the_scale_and_nothing_else():
     np.testing.assert_allclose(same, 1, atol=1e-4)
 
 
+def test_scores_that_do_not_depend_on_the_image_share_out_nothing():
+    maps, error = deeplift(lambda images: jnp.ones((2, 3)), IMAGES, TARGETS, return_error=True)
+    np.testing.assert_array_equal(maps, 0)
+    np.testing.assert_array_equal(error, 0)
+
+
 def test_an_unknown_operation_is_refused_by_name_and_line():
     def model(images):
         return jnp.sort(images.reshape(len(images), -1))[:, :4]
