@@ -51,9 +51,12 @@ MOVEMENT = frozenset(
 )
 """Primitives that put values elsewhere; their own transposes put anything back."""
 
-REDUCTIONS = frozenset(
-    """argmax argmin cumsum reduce_and reduce_max reduce_min reduce_or reduce_sum reduce_window_max
-    reduce_window_min reduce_window_sum""".split()
+SUMS = frozenset("cumsum reduce_sum reduce_window_sum".split())
+"""Primitives that add values up."""
+
+REDUCTIONS = SUMS | frozenset(
+    """argmax argmin reduce_and reduce_max reduce_min reduce_or reduce_window_max
+    reduce_window_min""".split()
 )
 """Primitives that make fewer values of many."""
 
@@ -146,7 +149,7 @@ class Program:
     structure: Any
     units: tuple[Unit, ...]
 
-    def evaluate(self, rules: Mapping[str, Rule], images: Array) -> Any:
+    def evaluate(self, rules: Mapping[str, Rule], images: checks.Array) -> Any:
         """What the model returns, each unit under its rule.
 
         Args:
@@ -160,7 +163,7 @@ class Program:
         outputs = self._run(rules, images, self.closed.jaxpr.outvars)
         return jax.tree.unflatten(self.structure, outputs)
 
-    def value(self, variable: Any, images: Array) -> Array:
+    def value(self, variable: Any, images: checks.Array) -> Array:
         """The value that a variable of the program has at some images.
 
         Args:
@@ -172,7 +175,9 @@ class Program:
         """
         return self._run({}, images, [variable])[0]
 
-    def _run(self, rules: Mapping[str, Rule], images: Array, wanted: Sequence[Any]) -> list[Any]:
+    def _run(
+        self, rules: Mapping[str, Rule], images: checks.Array, wanted: Sequence[Any]
+    ) -> list[Any]:
         jaxpr = self.closed.jaxpr
         values: dict[Any, Any] = dict(zip(jaxpr.constvars, self.closed.consts, strict=True))
         values.update(zip(jaxpr.invars, jax.tree.leaves(images), strict=True))
@@ -221,7 +226,7 @@ def _read(values: Mapping[Any, Any], atom: Any) -> Any:
 
 def read(
     model: Callable,
-    images: Array | jax.ShapeDtypeStruct,
+    images: checks.Array | jax.ShapeDtypeStruct,
     *,
     method: str = "",
     whole: Collection[str] = (),
@@ -305,6 +310,7 @@ class _Reader:
         self.normalisations_held = normalisations_held
         self.units: list[Unit] = []
         self.makers = {v: equation for equation in jaxpr.eqns for v in equation.outvars}
+        self.order = {id(equation): i for i, equation in enumerate(jaxpr.eqns)}
         self.readers: dict[Any, list[Any]] = collections.defaultdict(list)
         for equation in jaxpr.eqns:
             for variable in set(_variables(equation.invars)):
@@ -447,11 +453,7 @@ class _Reader:
             self.held.update(equation.outvars)
             return
         if name not in ELEMENTWISE:
-            self._finish(varying)
-            differentiable = any(map(_is_real, equation.outvars))
-            self._emit(name if differentiable else "held", (equation,), free)
-            if not differentiable:
-                self.held.update(equation.outvars)
+            self._emit_alone(equation, varying, free)
             return
         roots = {self._root(v) for v in free}
         if len(roots) > 1:  # what chooses by a comparison of something else is held
@@ -464,9 +466,13 @@ class _Reader:
             (output,) = equation.outvars
             self.members[output] = (roots.pop(), self._level(equation, free))
             return
+        self._emit_alone(equation, varying, free)
+
+    def _emit_alone(self, equation: jex.JaxprEqn, varying: list, free: list) -> None:
+        """Makes a unit of one operation, by its own name where it can be differentiated."""
         self._finish(varying)
-        differentiable = all(map(_is_real, equation.outvars))
-        self._emit(name if differentiable else "held", (equation,), free)
+        differentiable = any(map(_is_real, equation.outvars))
+        self._emit(equation.primitive.name if differentiable else "held", (equation,), free)
         if not differentiable:
             self.held.update(equation.outvars)
 
@@ -511,8 +517,7 @@ class _Reader:
                 maker = self.makers[needed.pop()]
                 equations[id(maker)] = maker
                 needed += [v for v in _variables(maker.invars) if v in self.members]
-            order = {id(e): i for i, e in enumerate(self.makers.values())}
-            ordered = tuple(sorted(equations.values(), key=lambda e: order[id(e)]))
+            ordered = tuple(sorted(equations.values(), key=lambda e: self.order[id(e)]))
             del self.members[variable]
             kind = _LEVELS[level] if _is_real(variable) else "held"
             self._emit(kind, ordered, [root] if kind != "held" else (), outputs=(variable,))

@@ -11,9 +11,6 @@ from jaxtyping import Array
 from jc2i import checks
 from jc2i.tracing.units import Application, Rule
 
-Back = Callable[[tuple, tuple, tuple, tuple], Sequence[Array]]
-"""(inputs, held, outputs, what arrives at the outputs) -> what arrives at the inputs."""
-
 
 def back(rule: Callable[..., Sequence[Array]], function: Callable | None = None) -> Rule:
     """A table's entry: a unit computed as it stands, with a rule in place of its gradient.

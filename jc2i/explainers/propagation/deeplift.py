@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jc2i import scores, streaming, tracing
+from jc2i import checks, scores, streaming, tracing
 from jc2i.explainers.gradients.input_gradient import CHANNELS, reduce_channels
 from jc2i.explainers.gradients.integrated_gradients import References, number_of
 from jc2i.explainers.propagation.multipliers import table
@@ -26,11 +26,11 @@ from jc2i.tracing import units
 )
 def deeplift(
     model: Callable,
-    images: Float[Array, "batch height width channel"],
-    targets: Int[Array, " batch"],
+    images: Float[checks.Array, "batch height width channel"],
+    targets: Int[checks.Array, " batch"],
     *,
     key: Key[Array, "*batch"] | None = None,
-    reference: tuple | str | float | Array = "black",
+    reference: tuple | str | float | checks.Array = "black",
     rule: str = "rescale",
     channels: str | None = "sum",
     return_error: bool = False,

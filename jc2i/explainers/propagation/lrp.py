@@ -42,8 +42,8 @@ COMPOSITES: dict[str, dict[str, str]] = {
 )
 def lrp(
     model: Callable,
-    images: Float[Array, "batch height width channel"],
-    targets: Int[Array, " batch"],
+    images: Float[checks.Array, "batch height width channel"],
+    targets: Int[checks.Array, " batch"],
     *,
     key: Key[Array, "*batch"] | None = None,
     rule: str = "epsilon",

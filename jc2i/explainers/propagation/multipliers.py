@@ -19,7 +19,7 @@ from jaxtyping import Array
 from jc2i.explainers.propagation.backward import back, gradient, refusing
 from jc2i.tracing.interpreter import OTHERS
 from jc2i.tracing.linear import Linear
-from jc2i.tracing.units import MOVEMENT, REDUCTIONS, Application, Rule
+from jc2i.tracing.units import MOVEMENT, SUMS, Application, Rule
 
 LEAST = 1e-10
 """A difference below which a quotient of differences is the gradient (as in Captum)."""
@@ -50,7 +50,7 @@ def table(reveal_cancel: bool) -> dict[str, Rule]:
         "linear": linear,
         "activation": activation,
         **dict.fromkeys(("affine", "scale", "add", "add_any", "sub"), _linear_as_gradient),
-        **dict.fromkeys(("reduce_sum", "reduce_window_sum", "cumsum"), _linear_as_gradient),
+        **dict.fromkeys(sorted(SUMS), _linear_as_gradient),
         **dict.fromkeys(("mul", "conv_general_dilated", "dot_general"), _averaged),
         "div": _divided,
         "softmax": _softmax,
@@ -58,16 +58,10 @@ def table(reveal_cancel: bool) -> dict[str, Rule]:
         **dict.fromkeys(
             ("reduce_max", "reduce_min", "reduce_window_max", "reduce_window_min"), _pooled
         ),
-        **dict.fromkeys(sorted(REDUCTIONS & {"argmax", "argmin"}), _common),
         **dict.fromkeys(sorted(MOVEMENT | {"select_n"}), _linear_as_gradient),
         "held": _common,
         OTHERS: refusing("deeplift"),
     }
-
-
-def _lanes(function: Callable) -> Callable:
-    """Applies a unit to both lanes; a value without lanes does not depend on the image."""
-    return jax.vmap(function)
 
 
 def _in_lanes(rule: Callable[..., Sequence[Array]], function: Callable | None = None) -> Rule:
@@ -84,7 +78,7 @@ def _in_lanes(rule: Callable[..., Sequence[Array]], function: Callable | None = 
         return [jnp.stack([each, jnp.zeros_like(each)]) for each in found]
 
     def forward(application: Application, inputs: tuple, held: tuple) -> tuple:
-        return _lanes(application.function)(inputs, held)
+        return jax.vmap(application.function)(inputs, held)
 
     return back(backward, function or forward)
 
@@ -111,14 +105,16 @@ def _linear_as_gradient(
     return gradient(application.function, _at(inputs, 0), _at(held, 0), multipliers)
 
 
-@_in_lanes
-def _rescaled(
+def _rescale(
     application: Application, inputs: tuple, held: tuple, outputs: tuple, multipliers: tuple
 ) -> Sequence[Array]:
     """m_i = m (y - y_r) / (x - x_r): the rescale rule."""
     (found,) = gradient(application.function, _at(inputs, 0), _at(held, 0), multipliers)
     change = multipliers[0] * _difference(outputs[0])
     return [_quotient(change, _difference(inputs[0]), found)]
+
+
+_rescaled = _in_lanes(_rescale)
 
 
 @_in_lanes
@@ -139,7 +135,7 @@ def _divided(
     above, below = application.unit.equation.invars
     by = dict(zip(application.unit.inputs, inputs, strict=True))
     if len(inputs) == 1:
-        return _divisor_alone(application, inputs, held, outputs, multipliers)
+        return _rescale(application, inputs, held, outputs, multipliers)
     a, b = by[above], by[below]
     inverse = 1 / b
     slope = -inverse[0] * inverse[1]  # (1/b - 1/b_r) / (b - b_r), without the quotient
@@ -181,21 +177,13 @@ def _softmax_in_lanes(application: Application, inputs: tuple, held: tuple) -> t
 _softmax = _in_lanes(_softmax_rule, _softmax_in_lanes)
 
 
-def _divisor_alone(
-    application: Application, inputs: tuple, held: tuple, outputs: tuple, multipliers: tuple
-) -> Sequence[Array]:
-    (found,) = gradient(application.function, _at(inputs, 0), _at(held, 0), multipliers)
-    change = multipliers[0] * _difference(outputs[0])
-    return [_quotient(change, _difference(inputs[0]), found)]
-
-
 @_in_lanes
 def _in_both_orders(
     application: Application, inputs: tuple, held: tuple, outputs: tuple, multipliers: tuple
 ) -> Sequence[Array]:
     """What each of two parts adds when it changes first, and last, in the mean (Shapley)."""
     if len(inputs) == 1:
-        return _divisor_alone(application, inputs, held, outputs, multipliers)
+        return _rescale(application, inputs, held, outputs, multipliers)
     own = gradient(application.function, _at(inputs, 0), _at(held, 0), multipliers)
 
     def value(first: int, second: int) -> Array:
@@ -234,7 +222,7 @@ def _pooled(
 
 def _common(application: Application) -> Sequence[Any]:
     """What has no gradient, the shift of a softmax for one, is the same in both lanes."""
-    outputs = _lanes(application.function)(application.inputs, application.held)
+    outputs = jax.vmap(application.function)(application.inputs, application.held)
     return [
         jnp.broadcast_to(each.max(axis=0), each.shape)
         if jnp.issubdtype(each.dtype, jnp.floating)
@@ -252,7 +240,7 @@ def _revealed(application: Application, layer: Linear, x: Array) -> Sequence[Any
     """
 
     def function(application: Application, inputs: tuple, held: tuple) -> tuple:
-        return _lanes(lambda x, held: application.function((layer(x),), held))(inputs[0], held)
+        return jax.vmap(lambda x, held: application.function((layer(x),), held))(inputs[0], held)
 
     def rule(application: Application, inputs: Any, held: Any, outputs: Any, arriving: Any):
         (x,), m = inputs, arriving[0][0]

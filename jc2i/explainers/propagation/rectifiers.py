@@ -9,7 +9,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jc2i import tracing
+from jc2i import checks, tracing
 from jc2i.explainers.gradients.input_gradient import CHANNELS, input_gradient, reduce_channels
 from jc2i.explainers.propagation.backward import Rule, back, gradient, own
 from jc2i.query import Cost, explainer
@@ -20,8 +20,8 @@ from jc2i.tracing.units import Application, Unit
 @explainer(cost=lambda shape, options: Cost(gradient=1), channels=CHANNELS)
 def guided_backprop(
     model: Callable,
-    images: Float[Array, "batch height width channel"],
-    targets: Int[Array, " batch"],
+    images: Float[checks.Array, "batch height width channel"],
+    targets: Int[checks.Array, " batch"],
     *,
     key: Key[Array, "*batch"] | None = None,
     channels: str | None = "abs_sum",
@@ -59,8 +59,8 @@ def guided_backprop(
 @explainer(cost=lambda shape, options: Cost(gradient=1), channels=CHANNELS)
 def deconvnet(
     model: Callable,
-    images: Float[Array, "batch height width channel"],
-    targets: Int[Array, " batch"],
+    images: Float[checks.Array, "batch height width channel"],
+    targets: Int[checks.Array, " batch"],
     *,
     key: Key[Array, "*batch"] | None = None,
     channels: str | None = "abs_sum",
@@ -92,7 +92,9 @@ def deconvnet(
     return reduce_channels(_through_rectifiers(model, images, targets, back(rectified)), channels)
 
 
-def _through_rectifiers(model: Callable, images: Array, targets: Array, rule: Rule) -> Array:
+def _through_rectifiers(
+    model: Callable, images: checks.Array, targets: checks.Array, rule: Rule
+) -> Array:
     program = units.read(tracing.as_written(model), images, whole=_CLOSED, known=None)
 
     def activation(application: Application) -> Any:

@@ -17,7 +17,7 @@ from jaxtyping import Array
 from jc2i.explainers.propagation.backward import back, gradient, own, refusing
 from jc2i.tracing.interpreter import OTHERS
 from jc2i.tracing.linear import Linear
-from jc2i.tracing.units import MOVEMENT, REDUCTIONS, Application, Rule, Unit
+from jc2i.tracing.units import MOVEMENT, REDUCTIONS, SUMS, Application, Rule, Unit
 
 
 class Settings(NamedTuple):
@@ -229,13 +229,13 @@ def table(rule_of: Callable[[Unit, Linear], str], settings: Settings) -> dict[st
         "scale": back(passed),
         "softmax": back(softmax),
         **dict.fromkeys(("add", "add_any", "sub"), back(shared)),
-        **dict.fromkeys(("reduce_sum", "reduce_window_sum", "cumsum"), back(shared)),
+        **dict.fromkeys(sorted(SUMS), back(shared)),
         **dict.fromkeys(("conv_general_dilated", "dot_general"), back(halved)),
         "mul": back(gate),
         "div": back(numerator),
         # The winner takes all; what is moved is moved back.
         **dict.fromkeys(("max", "min", "select_n", "clamp"), own),
-        **dict.fromkeys(sorted(REDUCTIONS - {"reduce_sum", "reduce_window_sum", "cumsum"}), own),
+        **dict.fromkeys(sorted(REDUCTIONS - SUMS), own),
         **dict.fromkeys(sorted(MOVEMENT), own),
         "held": own,
         OTHERS: refusing("lrp"),
