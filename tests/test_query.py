@@ -277,3 +277,14 @@ def test_entries_for_each_image_travel_with_their_chunk(convnet):
             explainers.occlusion, network, images, targets, window=4, stride=4, baseline=baseline
         )
         np.testing.assert_allclose(explain(batch_size=3), explain(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_users_precision_stands(convnet):
+    def program():
+        model = convnet()
+        explain = functools.partial(explainers.sensitivity, model, targets=TARGETS)
+        return str(jax.make_jaxpr(lambda images: explain(images=images))(IMAGES))
+
+    assert "HIGHEST" in program()
+    with jax.default_matmul_precision("tensorfloat32"):
+        assert "HIGHEST" not in program()

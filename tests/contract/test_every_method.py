@@ -131,6 +131,15 @@ def test_double_precision(case, whole):
             assert_equal(case, values, whole)
 
 
+def test_products_are_in_float32_on_every_device(case):
+    """GPUs and TPUs round the factors of a product that asks for nothing."""
+
+    def program():
+        return str(jax.make_jaxpr(lambda images: case(images=images))(case.by_image["images"]))
+
+    assert "precision=None" not in program()
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_images_are_those_of_their_rounded_values(case, dtype):
     rounded = jnp.asarray(case.by_image["images"], dtype)
