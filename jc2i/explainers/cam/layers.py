@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jc2i import checks, scores, taps
 from jc2i.explainers import upsampling
+from jc2i.explainers.tokens import TokenGrid, grid_of_tokens
 from jc2i.normalization import normalize
 from jc2i.options import Maybe, OneOf, Text, Whole
 
@@ -81,20 +81,14 @@ def cut(
     """
     layer, axis = chosen(model, images, layer, channel_axis, prefix_tokens)
     found, behind = taps.cut(model, images, layer)
-    prefix = found[:, :0]
-    if found.ndim == 3:
-        patches = patches_of(found.shape[1], images.shape[1:3], prefix_tokens)
-        assert patches is not None  # as it was chosen
-        prefix = found[:, : patches.prefix]
-        grid = found[:, patches.prefix :].reshape(len(found), patches.rows, patches.columns, -1)
-    else:
-        grid = jnp.moveaxis(found, axis, -1)
+    prefix, grid = _spread(found, axis, images, prefix_tokens)
 
     def score(activation: Array) -> Array:
-        if found.ndim == 3:
-            tokens = activation.reshape(len(activation), -1, activation.shape[-1])
-            return scores.of_targets(behind(jnp.concatenate([prefix, tokens], axis=1)), targets)
-        return scores.of_targets(behind(jnp.moveaxis(activation, -1, axis)), targets)
+        if found.ndim == 4:
+            return scores.of_targets(behind(jnp.moveaxis(activation, -1, axis)), targets)
+        tokens = activation.reshape(len(activation), -1, activation.shape[-1])
+        tokens = jnp.concatenate([prefix, tokens], axis=1) if prefix.shape[1] else tokens
+        return scores.of_targets(behind(tokens), targets)
 
     return Cut(grid, score)
 
@@ -197,8 +191,7 @@ def _default(
         return grids[-1] if grids else None
     last = list(listed)[-1]
     tokens = listed[last][1]
-    patches = patches_of(tokens, images.shape[1:3], prefix_tokens)
-    if patches is not None and patches.prefix == 0:
+    if grid_of_tokens(tokens, *images.shape[1:3], prefix_tokens).prefix == 0:
         return last
     found, before = None, None
     for name, shape in shapes.items():
@@ -208,48 +201,31 @@ def _default(
     return found
 
 
-class Patches(NamedTuple):
-    """Tokens as a grid: how many lead, and the grid of those behind them, row by row."""
+def on_grid(
+    values: Array, images: Float[checks.Array, "batch height width channel"]
+) -> Float[Array, "batch rows columns features"] | None:
+    """A value of a model's on its grid over the image, features last; None where it has none."""
+    axes = _feature_axes(values.shape, images, None)
+    return _spread(values, axes[0], images, None)[1] if axes else None
 
-    prefix: int
-    rows: int
-    columns: int
+
+def _spread(
+    values: Array, axis: int, images: checks.Array, prefix_tokens: int | None
+) -> tuple[Array, Array]:
+    """The tokens that lead, if any, and the grid, features last."""
+    if values.ndim == 4:
+        return values[:, :0], jnp.moveaxis(values, axis, -1)
+    lying = grid_of_tokens(values.shape[1], *images.shape[1:3], prefix_tokens)
+    prefix, patches = values[:, : lying.prefix], values[:, lying.prefix :]
+    return prefix, patches.reshape(len(values), lying.rows, lying.columns, -1)
 
 
-def patches_of(
-    tokens: int, size: tuple[int, ...], prefix_tokens: int | None = None
-) -> Patches | None:
-    """How tokens lie on an image: class and register tokens first, then the patches row by row.
-
-    As tokens = prefix + rows * columns: 197 of an image of 224 x 224 are 1 + 14 x 14. Of the
-    patches whose side divides both of the image's the smallest that there are tokens for are taken,
-    which leaves the fewest to lead, at most as many as rows and columns. Where it is said how many
-    lead, the patches may also be those of an image that was cut or filled up to a whole number.
-
-    Args:
-      tokens: their number.
-      size: height and width of the image.
-      prefix_tokens: how many lead; None where their number tells.
-
-    Returns:
-      The grid; None if the tokens fit none.
-    """
-    height, width = size
-    if prefix_tokens is not None:
-        cells = tokens - prefix_tokens
-        for rows in range(1, min(cells, height) + 1):
-            columns = cells // rows
-            if rows * columns == cells and _on_grid(rows, columns, height, width):
-                if _is_strided((rows, columns), size):
-                    return Patches(prefix_tokens, rows, columns)
+def _token_grid(tokens: int, images: checks.Array, prefix_tokens: int | None) -> TokenGrid | None:
+    """The grid that tokens lie on; None if there is none."""
+    try:
+        return grid_of_tokens(tokens, *images.shape[1:3], prefix_tokens)
+    except checks.Refusal:
         return None
-    shared = math.gcd(height, width)
-    for side in (side for side in range(1, shared + 1) if shared % side == 0):
-        rows, columns = height // side, width // side
-        if 1 < rows * columns <= tokens:
-            prefix = tokens - rows * columns
-            return Patches(prefix, rows, columns) if prefix <= rows + columns else None
-    return None
 
 
 def _feature_axes(
@@ -263,11 +239,11 @@ def _feature_axes(
     to a cell. Features come second only where the others are the image divided by a whole stride (a
     square attention map is no grid), and last only where both or neither are.
     """
-    size = images.shape[1:3]
     if len(shape) == 3 and shape[0] == images.shape[0]:
-        return [-1] if patches_of(shape[1], size, prefix_tokens) else []
+        return [-1] if _token_grid(shape[1], images, prefix_tokens) else []
     if len(shape) != 4 or shape[0] != images.shape[0]:
         return []
+    size = images.shape[1:3]
     grids = {-1: shape[1:3], 1: shape[2:4]}
     found = [axis for axis, grid in grids.items() if _on_grid(*grid, *size)]
     strided = [axis for axis in found if _is_strided(grids[axis], size)]

@@ -34,32 +34,6 @@ def transformer(images, prefix, attention=True):
     return (mixed[:, 0] if prefix else mixed.mean(axis=1)) @ HEAD
 
 
-@pytest.mark.parametrize(
-    ("tokens", "size", "prefix", "expected"),
-    [
-        (197, (224, 224), None, (1, 14, 14)),
-        (198, (224, 224), None, (2, 14, 14)),
-        (201, (224, 224), None, (5, 14, 14)),
-        (257, (224, 224), None, (1, 16, 16)),
-        (261, (224, 224), None, (5, 16, 16)),
-        (50, (224, 224), None, (1, 7, 7)),
-        (785, (224, 224), None, (1, 28, 28)),
-        (49, (56, 56), None, (0, 7, 7)),
-        (1 + 14 * 20, (224, 320), None, (1, 14, 20)),
-        (5 + 20 * 14, (320, 224), None, (5, 20, 14)),
-        (255, (224, 224), None, None),  # 59 in front of 14 x 14
-        (1, (224, 224), None, None),
-        (197, (224, 224), 1, (1, 14, 14)),
-        (101, (224, 224), 1, (1, 10, 10)),  # a stride of 22 or 23: cut off or filled up
-        (197, (224, 224), 0, None),
-        (197, (224, 224), 300, None),
-        (16 + 9, (16, 16), 9, (9, 4, 4)),
-    ],
-)
-def test_tokens_are_a_prefix_and_a_grid(tokens, size, prefix, expected):
-    assert layers.patches_of(tokens, size, prefix) == expected
-
-
 @pytest.mark.parametrize("prefix", [0, 1, 5])
 def test_tokens_become_a_grid_and_those_that_lead_keep_their_values(prefix):
     def model(images):
