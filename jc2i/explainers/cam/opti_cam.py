@@ -13,7 +13,8 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jc2i import checks, masking, removal, scores, streaming
-from jc2i.explainers.cam.layers import LAYER, cut, finish
+from jc2i.explainers import upsampling
+from jc2i.explainers.cam.layers import LAYER, Layer, cuts
 from jc2i.options import Fill, Number, OneOf, Scalar
 from jc2i.query import Cost, explainer
 
@@ -91,8 +92,9 @@ def opti_cam(
     targets: Int[checks.Array, " batch"],
     *,
     key: Key[Array, "*batch"] | None = None,
-    layer: str | None = None,
+    layer: Layer = None,
     channel_axis: int | None = None,
+    prefix_tokens: int | None = None,
     steps: int = 100,
     learning_rate: Scalar = 0.1,
     objective: str = "mask",
@@ -125,10 +127,13 @@ def opti_cam(
       images: images, in [0, 1] unless the model says otherwise.
       targets: class whose score is explained, one an image.
       key: not used: the method is deterministic.
-      layer: name of an activation [batch, rows, columns, features] (`jc2i.taps.names`); None for
-        the last that lies on a grid over the image.
+      layer: name of an activation [batch, rows, columns, features] or [batch, tokens, features]
+        (`jc2i.taps.names`), or several, whose features share one softmax; None for the last that
+        lies on a grid over the image.
       channel_axis: which axis of the activation counts the features, -1 or 1; None where the grid
         tells (one that fits both ways is refused).
+      prefix_tokens: how many class and register tokens lead the patches; None where the number of
+        tokens tells.
       steps: most Adam steps, at least 1.
       learning_rate: Adam's learning rate, above 0.
       objective: what is maximised, where g(m) is the selected score of the image under mask m:
@@ -143,7 +148,7 @@ def opti_cam(
         which an image stops, from 0 (never).
       keep: the map of the `"best"` step, the start among them, or of the `"last"`.
       start: where u starts: a number (whichever it is, all features weigh the same), one a
-        feature, or [batch, features].
+        feature (of several layers, in their order), or [batch, features].
       resize: whether the map is upsampled to the image's size (bilinear), or stays the layer's.
       batch_size: most model evaluations in flight; None for the whole batch at once.
 
@@ -154,22 +159,34 @@ def opti_cam(
     Raises:
       ValueError: for bad input, naming the argument; for an unknown layer, listing those there are.
     """
-    activation = cut(model, images, targets, layer, channel_axis).activation.astype(images.dtype)
-    batch, features = images.shape[0], activation.shape[-1]
-    fill = removal.fill(images, baseline)
+    found = cuts(model, images, targets, layer, channel_axis, prefix_tokens)
+    activations = [opened.activation.astype(images.dtype) for opened in found]
+    sizes = [activation.shape[1:3] for activation in activations]
+    checks.require(
+        resize or len(set(sizes)) == 1, "resize", False, "True, or layers of as many cells"
+    )
+    counts = [activation.shape[-1] for activation in activations]
+    batch, features = images.shape[0], sum(counts)
+    takes = f"a number, or one for each of the {features} features"
     start = jnp.asarray(start)
-    fits = start.shape[1] in (1, features)
-    takes = f"one number, or one for each of the layer's {features} features"
-    checks.require(fits, "start", f"{start.shape[1]} an image", takes)
+    checks.require(start.shape[1] in (1, features), "start", f"{start.shape[1]} an image", takes)
+    fill = removal.fill(images, baseline)
 
-    def mix(u: Array) -> Array:
+    def mix(u: Array, resize: bool) -> Array:
         weights = jnp.exp(u - jax.lax.stop_gradient(u.max(axis=1, keepdims=True)))
         total = weights.sum(axis=1, keepdims=True)
         if normalization != "sigmoid":
             # A mask does not depend on its map's scale, so this part of the gradient is zero, but
             # for rounding: of that, Adam would make a whole step for a feature that is zero.
             total = jax.lax.stop_gradient(total)
-        return jnp.einsum("bhwk,bk->bhw", activation, weights / total, precision="highest")
+        parts = jnp.split(weights / total, np.cumsum(counts)[:-1], axis=1)
+        maps = [
+            jnp.einsum("bhwk,bk->bhw", activation, part, precision="highest")
+            for activation, part in zip(activations, parts, strict=True)
+        ]
+        if resize:
+            maps = [upsampling.bilinear(coarse, *images.shape[1:3]) for coarse in maps]
+        return sum(maps[1:], start=maps[0])
 
     def selected(images: checks.Array) -> Array:
         return select(model(images), targets, selector).astype(fill.dtype)
@@ -178,7 +195,7 @@ def opti_cam(
     clean = selected(images) if compares else jnp.zeros(batch, images.dtype)
 
     def part(u: Array, sign: Array) -> tuple[Array, Array]:
-        masks = as_masks(finish(mix(u), images, relu=False, resize=True), normalization)
+        masks = as_masks(mix(u, resize=True), normalization)
         keep = jnp.where(sign > 0, masks, 1 - masks)[..., None]
         value = selected(masking.blend(images, keep, fill))
         # Its gradient at 0 is 0, as PyTorch's; that of jnp.abs is 1.
@@ -205,9 +222,10 @@ def opti_cam(
         running = state.running & ~(jnp.abs(value - state.value) < tolerance)
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to its whole step count
             updates, moments = optimizer.update(-gradient, state.moments)
+            moved = optax.apply_updates(state.u, updates)
         return _State(
             state.step + 1,
-            jnp.where(running[:, None], optax.apply_updates(state.u, updates), state.u),
+            jnp.where(running[:, None], jnp.asarray(moved), state.u),
             moments,
             value,
             running,
@@ -218,13 +236,12 @@ def opti_cam(
     # The last step's objective is known only by one evaluation more.
     most = steps + (keep == "best")
     u = jnp.broadcast_to(start, (batch, features))
-    # Not full_like: which images run lies with the images where they are on several devices.
     value = jnp.full_like(u[:, 0], jnp.inf)
     first = _State(jnp.asarray(0), u, optimizer.init(u), value, value > 0, -value, u)
     state = streaming.repeat_while(
         lambda state: (state.step < most) & state.running.any(), step, first, most
     )
-    return finish(mix(state.best_u if keep == "best" else state.u), images, False, resize)
+    return mix(state.best_u if keep == "best" else state.u, resize)
 
 
 def as_masks(
