@@ -2,20 +2,30 @@
 
 gradients      sensitivity, gradient_x_input, integrated_gradients, smoothgrad
 perturbation   occlusion, rise, meaningful_perturbation
-cam            grad_cam, hires_cam, score_cam, ablation_cam
+cam            cam, grad_cam, grad_cam_plus_plus, xgrad_cam, hires_cam, layer_cam, score_cam,
+               ablation_cam, eigen_cam, norm_grad, full_grad, opti_cam
 propagation    lrp, deeplift, guided_backprop, deconvnet
-baselines      random_map
+baselines      random_map, fake_cam
 
 `jc2i.query.methods(jc2i.explainers)` lists them with what is known of each.
 """
 
 from __future__ import annotations
 
+from jc2i.explainers.baselines import fake_cam as fake_cam
 from jc2i.explainers.baselines import random_map as random_map
 from jc2i.explainers.cam.ablation_cam import ablation_cam as ablation_cam
+from jc2i.explainers.cam.cam import cam as cam
+from jc2i.explainers.cam.eigen_cam import eigen_cam as eigen_cam
+from jc2i.explainers.cam.full_grad import full_grad as full_grad
 from jc2i.explainers.cam.grad_cam import grad_cam as grad_cam
+from jc2i.explainers.cam.grad_cam_plus_plus import grad_cam_plus_plus as grad_cam_plus_plus
 from jc2i.explainers.cam.hires_cam import hires_cam as hires_cam
+from jc2i.explainers.cam.layer_cam import layer_cam as layer_cam
+from jc2i.explainers.cam.norm_grad import norm_grad as norm_grad
+from jc2i.explainers.cam.opti_cam import opti_cam as opti_cam
 from jc2i.explainers.cam.score_cam import score_cam as score_cam
+from jc2i.explainers.cam.xgrad_cam import xgrad_cam as xgrad_cam
 from jc2i.explainers.gradients.integrated_gradients import (
     integrated_gradients as integrated_gradients,
 )

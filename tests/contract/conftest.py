@@ -19,6 +19,8 @@ METHODS = {**query.methods(explainers), **query.methods(metrics)}
 BATCH, HEIGHT, WIDTH = 8, 8, 9
 COUNT = 6
 """What an option that counts masks, steps or cells is set to."""
+WITHOUT_SCORES = {"eigen_cam"}
+"""Methods whose maps depend on no score at all, so that no calibration can move them."""
 
 
 @dataclasses.dataclass
