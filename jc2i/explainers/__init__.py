@@ -1,7 +1,7 @@
 """Explainers: `(model, images, targets, *, key=None, **options) -> maps[batch, height, width]`.
 
 gradients      sensitivity, gradient_x_input, integrated_gradients, smoothgrad
-perturbation   occlusion, rise, meaningful_perturbation
+perturbation   occlusion, rise, meaningful_perturbation, extremal_perturbation
 cam            grad_cam, hires_cam, score_cam, ablation_cam
 propagation    lrp, deeplift, guided_backprop, deconvnet
 baselines      random_map
@@ -22,6 +22,9 @@ from jc2i.explainers.gradients.integrated_gradients import (
 from jc2i.explainers.gradients.sensitivity import gradient_x_input as gradient_x_input
 from jc2i.explainers.gradients.sensitivity import sensitivity as sensitivity
 from jc2i.explainers.gradients.smoothgrad import smoothgrad as smoothgrad
+from jc2i.explainers.perturbation.extremal_perturbation import (
+    extremal_perturbation as extremal_perturbation,
+)
 from jc2i.explainers.perturbation.meaningful_perturbation import (
     meaningful_perturbation as meaningful_perturbation,
 )
