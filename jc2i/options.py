@@ -67,6 +67,24 @@ class Number:
         return finite and self.least <= number <= self.most and number > self.above
 
 
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """One number, or several of one kind; arguments of the program, as an array of rank 1."""
+
+    number: Number = Number()
+
+    def read(self, name: str, value: Any, images: Any) -> Any:
+        """The numbers in the images' type."""
+        takes = f"{self.number.takes}, or several"
+        several = isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 1
+        entries = list(value) if several else [value]
+        checks.require(bool(entries), name, checks.describe(value), takes)
+        try:
+            return jnp.stack([self.number.read(name, entry, images) for entry in entries])
+        except checks.Refusal:
+            raise checks.invalid(name, checks.describe(value), takes) from None
+
+
 @dataclasses.dataclass(frozen=True, init=False)
 class OneOf:
     """One of a few words or whole numbers, None perhaps among them."""

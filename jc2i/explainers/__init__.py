@@ -1,11 +1,11 @@
 """Explainers: `(model, images, targets, *, key=None, **options) -> maps[batch, height, width]`.
 
-gradients      sensitivity, gradient_x_input, integrated_gradients, smoothgrad
-perturbation   occlusion, rise, meaningful_perturbation
-cam            cam, grad_cam, grad_cam_plus_plus, xgrad_cam, hires_cam, layer_cam, score_cam,
-               ablation_cam, eigen_cam, norm_grad, full_grad, opti_cam
-propagation    lrp, deeplift, guided_backprop, deconvnet
-baselines      random_map, fake_cam
+gradients      gradient_x_input, integrated_gradients, sensitivity, smoothgrad
+perturbation   extremal_perturbation, meaningful_perturbation, occlusion, rise
+cam            ablation_cam, cam, eigen_cam, full_grad, grad_cam, grad_cam_plus_plus, hires_cam,
+               layer_cam, norm_grad, opti_cam, score_cam, xgrad_cam
+propagation    deconvnet, deeplift, guided_backprop, lrp
+baselines      fake_cam, random_map
 
 `jc2i.query.methods(jc2i.explainers)` lists them with what is known of each.
 """
@@ -32,6 +32,9 @@ from jc2i.explainers.gradients.integrated_gradients import (
 from jc2i.explainers.gradients.sensitivity import gradient_x_input as gradient_x_input
 from jc2i.explainers.gradients.sensitivity import sensitivity as sensitivity
 from jc2i.explainers.gradients.smoothgrad import smoothgrad as smoothgrad
+from jc2i.explainers.perturbation.extremal_perturbation import (
+    extremal_perturbation as extremal_perturbation,
+)
 from jc2i.explainers.perturbation.meaningful_perturbation import (
     meaningful_perturbation as meaningful_perturbation,
 )
