@@ -1,9 +1,10 @@
 """Explainers: `(model, images, targets, *, key=None, **options) -> maps[batch, height, width]`.
 
-gradients      sensitivity, gradient_x_input, integrated_gradients, smoothgrad
+gradients      sensitivity, gradient_x_input, integrated_gradients, smoothgrad, gradient_shap
 perturbation   occlusion, rise, meaningful_perturbation
 cam            grad_cam, hires_cam, score_cam, ablation_cam
 propagation    lrp, deeplift, guided_backprop, deconvnet
+surrogate      lime, kernel_shap
 baselines      random_map
 
 `jc2i.query.methods(jc2i.explainers)` lists them with what is known of each.
@@ -16,6 +17,7 @@ from jc2i.explainers.cam.ablation_cam import ablation_cam as ablation_cam
 from jc2i.explainers.cam.grad_cam import grad_cam as grad_cam
 from jc2i.explainers.cam.hires_cam import hires_cam as hires_cam
 from jc2i.explainers.cam.score_cam import score_cam as score_cam
+from jc2i.explainers.gradients.gradient_shap import gradient_shap as gradient_shap
 from jc2i.explainers.gradients.integrated_gradients import (
     integrated_gradients as integrated_gradients,
 )
@@ -31,3 +33,5 @@ from jc2i.explainers.propagation.deeplift import deeplift as deeplift
 from jc2i.explainers.propagation.lrp import lrp as lrp
 from jc2i.explainers.propagation.rectifiers import deconvnet as deconvnet
 from jc2i.explainers.propagation.rectifiers import guided_backprop as guided_backprop
+from jc2i.explainers.surrogate.kernel_shap import kernel_shap as kernel_shap
+from jc2i.explainers.surrogate.lime import lime as lime
