@@ -137,6 +137,11 @@ class Maybe:
 
     kind: Any
 
+    @property
+    def by_image(self) -> bool:
+        """Whether what is not None has one entry an image."""
+        return getattr(self.kind, "by_image", False)
+
     def read(self, name: str, value: Any, images: Any) -> Any:
         """None, or what the other kind makes of it."""
         if value is None:

@@ -1,10 +1,11 @@
 """Explainers: `(model, images, targets, *, key=None, **options) -> maps[batch, height, width]`.
 
-gradients      gradient_x_input, integrated_gradients, sensitivity, smoothgrad
+gradients      gradient_shap, gradient_x_input, integrated_gradients, sensitivity, smoothgrad
 perturbation   extremal_perturbation, meaningful_perturbation, occlusion, rise
 cam            ablation_cam, cam, eigen_cam, full_grad, grad_cam, grad_cam_plus_plus, hires_cam,
                layer_cam, norm_grad, opti_cam, score_cam, xgrad_cam
 propagation    deconvnet, deeplift, guided_backprop, lrp
+surrogate      kernel_shap, lime
 baselines      fake_cam, random_map
 
 `jc2i.query.methods(jc2i.explainers)` lists them with what is known of each.
@@ -26,6 +27,7 @@ from jc2i.explainers.cam.norm_grad import norm_grad as norm_grad
 from jc2i.explainers.cam.opti_cam import opti_cam as opti_cam
 from jc2i.explainers.cam.score_cam import score_cam as score_cam
 from jc2i.explainers.cam.xgrad_cam import xgrad_cam as xgrad_cam
+from jc2i.explainers.gradients.gradient_shap import gradient_shap as gradient_shap
 from jc2i.explainers.gradients.integrated_gradients import (
     integrated_gradients as integrated_gradients,
 )
@@ -44,3 +46,5 @@ from jc2i.explainers.propagation.deeplift import deeplift as deeplift
 from jc2i.explainers.propagation.lrp import lrp as lrp
 from jc2i.explainers.propagation.rectifiers import deconvnet as deconvnet
 from jc2i.explainers.propagation.rectifiers import guided_backprop as guided_backprop
+from jc2i.explainers.surrogate.kernel_shap import kernel_shap as kernel_shap
+from jc2i.explainers.surrogate.lime import lime as lime

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jc2i import checks, masking, removal, streaming
-from jc2i.options import Fill, Maps, PerImage, TieKey, Whole
+from jc2i.options import Fill, Maps, TieKey, Whole
 from jc2i.query import Cost, metric
+from jc2i.segments import SEGMENTS, numbered, require_fits
 
 TIE_SEED = 0
 """Seed of the permutation that breaks ties when no `tie_key` is given."""
@@ -20,9 +21,6 @@ TIE_SEED = 0
 def _cost(shape: tuple[int, ...], options: Mapping[str, Any]) -> Cost:
     curves = options.get("orders", 1)
     return Cost(forward=options["steps"] * curves + options["normalize"])
-
-
-SEGMENTS = PerImage(3, integers=True, takes="integers[batch, height, width], one for each image")
 
 
 @metric(cost=_cost, depends_on_scores=False, baseline=Fill(), maps=Maps(), tie_key=TieKey())
@@ -158,11 +156,8 @@ def random_deletion_curve(
       ValueError: for bad input, naming the argument.
     """
     assert key is not None  # the decorator refuses that
-    shape = images.shape[:3]
-    checks.require(
-        segments.shape == shape, "segments", checks.describe(segments), f"integers{list(shape)}"
-    )
-    dense = jax.vmap(_dense)(segments)
+    require_fits(segments, images)
+    dense = jax.vmap(numbered)(segments)
 
     def position(order: Array) -> Array:
         keys = jax.vmap(jax.random.fold_in, (0, None))(key, order)
@@ -228,15 +223,6 @@ def removal_order(
     rank = jax.vmap(lambda pixel: jnp.zeros_like(ranks).at[pixel].set(ranks))(ranked)
     finite = jnp.isfinite(maps).all(axis=(1, 2))[:, None]
     return jnp.where(finite, rank / pixels, jnp.nan).reshape(maps.shape)
-
-
-def _dense(segments: checks.Array) -> Array:
-    """The same segments numbered from 0 without gaps, so that any codes may name them."""
-    flat = segments.reshape(-1)
-    order = jnp.argsort(flat)
-    first = jnp.concatenate([jnp.zeros(1, bool), flat[order][1:] != flat[order][:-1]])
-    number = jnp.cumsum(first.astype(jnp.int32))
-    return jnp.zeros_like(number).at[order].set(number).reshape(segments.shape)
 
 
 def _segment_position(key: Array, segments: Array) -> Array:

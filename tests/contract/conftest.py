@@ -79,6 +79,7 @@ def arguments(name, seed=0):
         "targets": np.arange(BATCH) % 4,
     }
     for option, kind in method.kinds.items():
+        kind = kind.kind if isinstance(kind, options.Maybe) else kind
         if isinstance(kind, options.Maps):
             given[option] = random.random((BATCH, HEIGHT, WIDTH)).astype(np.float32)
         elif isinstance(kind, options.PerImage):
