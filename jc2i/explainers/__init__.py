@@ -4,6 +4,7 @@ gradients      sensitivity, gradient_x_input, integrated_gradients, smoothgrad
 perturbation   occlusion, rise, meaningful_perturbation
 cam            grad_cam, hires_cam, score_cam, ablation_cam
 propagation    lrp, deeplift, guided_backprop, deconvnet
+attention      raw_attention, attention_rollout, tibav
 baselines      random_map
 
 `jc2i.query.methods(jc2i.explainers)` lists them with what is known of each.
@@ -11,6 +12,9 @@ baselines      random_map
 
 from __future__ import annotations
 
+from jc2i.explainers.attention.attention_rollout import attention_rollout as attention_rollout
+from jc2i.explainers.attention.raw_attention import raw_attention as raw_attention
+from jc2i.explainers.attention.tibav import tibav as tibav
 from jc2i.explainers.baselines import random_map as random_map
 from jc2i.explainers.cam.ablation_cam import ablation_cam as ablation_cam
 from jc2i.explainers.cam.grad_cam import grad_cam as grad_cam
