@@ -5,6 +5,7 @@ perturbation   extremal_perturbation, meaningful_perturbation, occlusion, rise
 cam            ablation_cam, cam, eigen_cam, full_grad, grad_cam, grad_cam_plus_plus, hires_cam,
                layer_cam, norm_grad, opti_cam, score_cam, xgrad_cam
 propagation    deconvnet, deeplift, guided_backprop, lrp
+attention      attention_rollout, raw_attention, tibav
 surrogate      kernel_shap, lime
 baselines      fake_cam, random_map
 
@@ -13,6 +14,9 @@ baselines      fake_cam, random_map
 
 from __future__ import annotations
 
+from jc2i.explainers.attention.attention_rollout import attention_rollout as attention_rollout
+from jc2i.explainers.attention.raw_attention import raw_attention as raw_attention
+from jc2i.explainers.attention.tibav import tibav as tibav
 from jc2i.explainers.baselines import fake_cam as fake_cam
 from jc2i.explainers.baselines import random_map as random_map
 from jc2i.explainers.cam.ablation_cam import ablation_cam as ablation_cam
