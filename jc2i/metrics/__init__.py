@@ -6,7 +6,7 @@ fidelity       deletion_curve, insertion_curve, random_deletion_curve, superpixe
                average_gain, drop_increase_gain, adcc
 complexity     otsu_total_variation, otsu_foreground, sparseness, entropy
 similarity     structural_similarity, spearman, pearson, hog_similarity
-stability      lipschitz
+stability      lipschitz, max_sensitivity
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from jc2i.metrics.similarity import (
     spearman,
     structural_similarity,
 )
-from jc2i.metrics.stability import lipschitz
+from jc2i.metrics.stability import lipschitz, max_sensitivity
 from jc2i.metrics.superpixels import superpixels
 
 __all__ = [
@@ -70,6 +70,7 @@ __all__ = [
     "insertion_curve",
     "lipschitz",
     "masked_scores",
+    "max_sensitivity",
     "maximum_calibration_error",
     "negative_log_likelihood",
     "otsu_foreground",

@@ -52,7 +52,7 @@ def masked_scores(
         normalises inside.
       normalize: whether maps are min-max normalised first; False for masks that are in [0, 1] as
         they come, a box for instance.
-      key: accepted, not used.
+      key: not used: the metric is deterministic.
       batch_size: most model evaluations in flight; None for one step of the whole batch.
 
     Returns:
@@ -91,7 +91,7 @@ def drop_increase_gain(
       maps: as in `masked_scores`.
       baseline: what a removed pixel becomes: as in `masked_scores`.
       normalize: whether maps are min-max normalised first: as in `masked_scores`.
-      key: accepted, not used.
+      key: not used: the metric is deterministic.
       batch_size: most model evaluations in flight; None for one step of the whole batch.
 
     Returns:
@@ -127,7 +127,7 @@ def average_drop(
       maps: as in `masked_scores`.
       baseline: what a removed pixel becomes: as in `masked_scores`.
       normalize: whether maps are min-max normalised first: as in `masked_scores`.
-      key: accepted, not used.
+      key: not used: the metric is deterministic.
       batch_size: most model evaluations in flight; None for one step of the whole batch.
 
     Returns:
@@ -163,7 +163,7 @@ def average_increase(
       maps: as in `masked_scores`.
       baseline: what a removed pixel becomes: as in `masked_scores`.
       normalize: whether maps are min-max normalised first: as in `masked_scores`.
-      key: accepted, not used.
+      key: not used: the metric is deterministic.
       batch_size: most model evaluations in flight; None for one step of the whole batch.
 
     Returns:
@@ -198,7 +198,7 @@ def average_gain(
       maps: as in `masked_scores`.
       baseline: what a removed pixel becomes: as in `masked_scores`.
       normalize: whether maps are min-max normalised first: as in `masked_scores`.
-      key: accepted, not used.
+      key: not used: the metric is deterministic.
       batch_size: most model evaluations in flight; None for one step of the whole batch.
 
     Returns:
