@@ -275,7 +275,8 @@ def _checked_and_run(method: Method, values: dict[str, Any]) -> Any:
     checks.require(not (method.stochastic and key is None), "key", None, _KEY)
     if key is not None:
         key = _typed_keys(key, batch)
-        if method.stochastic:  # another method's key changes nothing, and compiles nothing anew
+        # Another method's key changes nothing, and compiles nothing anew.
+        if method.stochastic or "explainer" in values:
             by_image["key"] = key
     size = Maybe(Whole()).read("batch_size", values.pop("batch_size"), images)
     arrays, rests, inner = {}, {}, None

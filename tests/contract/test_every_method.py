@@ -87,9 +87,10 @@ def test_inside_jit_and_vmap_over_calibrators(case, whole):
 
     stacked = both(Temperature(jnp.float32([0.7, 2.0])))
     assert_equal(case, stacked[0], whole)
+    queries = max(case.method.cost(case.by_image["images"].shape, **case.options)) > 0
     if case.method.name in WITHOUT_SCORES:
         np.testing.assert_array_equal(stacked[1], stacked[0])
-    elif max(case.method.cost(case.by_image["images"].shape, **case.options)) > 0:
+    elif queries and len(np.unique(whole)) > 2:  # a verdict on an image may be the same for both
         assert not np.allclose(stacked[1], whole, rtol=1e-3, atol=2e-6)
 
 
