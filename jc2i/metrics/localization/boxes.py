@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -68,7 +69,7 @@ def box_mask(boxes: Boxes, height: int, width: int) -> Bool[Array, "batch height
       ValueError: if a box does not lie in its image; for a size below 1.
     """
     height, width = checks.whole("height", height), checks.whole("width", width)
-    return mask_of(pixel_edges(as_boxes(boxes), height, width), height, width)
+    return _box_mask(as_boxes(boxes), height, width)
 
 
 _TAKES = (
@@ -134,6 +135,11 @@ def intersection_over_union(
     union = areas(first) + areas(second) - common
     dtype = jnp.zeros(0, float).dtype
     return common.astype(dtype) / jnp.maximum(union, 1).astype(dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _box_mask(boxes: Array, height: int, width: int) -> Array:
+    return mask_of(pixel_edges(boxes, height, width), height, width)
 
 
 def _rows(one: Any) -> np.ndarray:

@@ -29,7 +29,8 @@ def largest_component(foreground: Foreground) -> Bool[Array, "batch height width
     Raises:
       ValueError: if these are no truth values of rank 3.
     """
-    return _largest(_as_foreground(foreground))[0]
+    foreground = _as_foreground(foreground)
+    return _largest(foreground, each_alone(foreground))[0]
 
 
 def largest_box(foreground: Foreground) -> Float[Array, "batch 4"]:
@@ -77,20 +78,19 @@ def largest_edges(
       (top, left, bottom, right), the last two behind the last pixel; zeros for no component; the
       labels.
     """
-    component, labels = _largest(foreground, labels)
+    component, found = _largest(foreground, each_alone(foreground) if labels is None else labels)
     sides = []
     for axis in (2, 1):
         used = component.any(axis=axis)
         first, last = jnp.argmax(used, axis=1), jnp.argmax(used[:, ::-1], axis=1)
         sides.append((first, jnp.where(used.any(axis=1), used.shape[1] - last, 0)))
     (top, bottom), (left, right) = sides
-    return jnp.stack([top, left, bottom, right], axis=1).astype(jnp.int32), labels
+    return jnp.stack([top, left, bottom, right], axis=1).astype(jnp.int32), found
 
 
 @jax.jit
-def _largest(foreground: Array, known: Array | None = None) -> tuple[Array, Array]:
-    known = each_alone(foreground) if known is None else known
-    labels = _labels(foreground, known)
+def _largest(foreground: Array, labels: Array) -> tuple[Array, Array]:
+    labels = _labels(foreground, labels)
     counted = foreground.reshape(labels.shape).astype(jnp.int32)
     sizes = jax.vmap(lambda label, one: jnp.zeros_like(one).at[label].add(one))(labels, counted)
     # A component's label is its first pixel, and argmax takes the first of equal sizes.
