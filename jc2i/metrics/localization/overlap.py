@@ -100,8 +100,8 @@ def box_accuracy(
 
     1 if max_B IoU(B, B_t) >= d, else 0, with B_t the tightest box around the largest connected
     component of {S > t} of the min-max normalised map S (Choe et al. 2020; Opti-CAM B.5). What is
-    reported is its `max_box_accuracy`. On one CPU core an image of 224 x 224 takes about half a second for
-    101 thresholds; memory does not grow with them.
+    reported is its `max_box_accuracy`. On one CPU core an image of 224 x 224 takes about half a
+    second for 101 thresholds; memory does not grow with them.
 
     Args:
       maps: saliency maps of any range.
