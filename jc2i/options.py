@@ -59,7 +59,9 @@ class Number:
     def read(self, name: str, value: Any, images: Any) -> Any:
         """The number as an array of rank 0."""
         number = checks.number(name, value, self.takes, self._holds)
-        return jnp.asarray(number, images.dtype)
+        # On the host where it is known: an array on a device is a program to compile.
+        numpy = np if checks.is_concrete(number) else jnp
+        return numpy.asarray(number, images.dtype)
 
     def _holds(self, number: float) -> bool:
         # What float32 cannot hold is not finite there.

@@ -36,11 +36,14 @@ def fill(
     values = read("baseline", baseline, images)
     if isinstance(values, str):
         return gaussian_blur(images)
+    values = jnp.asarray(values)
     return values.reshape((1,) * (4 - values.ndim) + values.shape)
 
 
-def read(argument: str, baseline: Baseline, images: checks.Array) -> Array | str:
+def read(argument: str, baseline: Baseline, images: checks.Array) -> checks.Array | str:
     """A baseline as an array of the images' type, or the word; refuses what is none.
+
+    What was not on a device stays on the host, where it is converted without compiling anything.
 
     Args:
       argument: what to call it in a message.
@@ -77,7 +80,7 @@ def read(argument: str, baseline: Baseline, images: checks.Array) -> Array | str
     checks.require(real and fits, argument, got, takes)
     if checks.is_concrete(baseline):
         checks.require(checks.all_finite(baseline), argument, f"NaN or infinity in {got}", takes)
-    return jnp.asarray(baseline).astype(images.dtype)
+    return baseline.astype(images.dtype)
 
 
 def gaussian_blur(

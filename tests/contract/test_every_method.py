@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import jc2i
-from jc2i import options, parallel, query
+from jc2i import checks, options, parallel, query
 from jc2i.calibrators import Temperature
 
 from .conftest import BATCH, COUNT, METHODS, WITHOUT_SCORES, distance
@@ -112,6 +112,16 @@ def test_equal_calls_compile_once(case, whole):
         elif isinstance(kind, options.Whole) and name in case.options:
             case(**{name: np.int64(case.options[name])})
     assert query._compiled._cache_size() == before
+
+
+def test_nothing_is_computed_before_the_program(case, monkeypatch):
+    """Each operation on a device is a program to compile: options stay on the host until then."""
+    handed = []
+    monkeypatch.setattr(query, "_compiled", lambda *arguments: handed.append(arguments))
+    on_a_device = {name: jnp.asarray(value) for name, value in case.by_image.items()}
+    jax.make_jaxpr(lambda: case(**on_a_device))()  # in a trace, what is computed is traced
+    (arguments,) = handed
+    assert checks.is_concrete(*jax.tree.leaves(arguments[3:]))
 
 
 def test_a_sweep_of_a_number_compiles_once(case, whole):
