@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -220,6 +222,17 @@ def test_pointing_game_hits_with_any_tied_maximum_and_has_no_tolerance():
     values[0, 8, 8] = np.nextafter(np.float32(2), np.float32(0))
     assert metrics.pointing_game(values - 1e-20, box(4, 3, 9, 9)) == 0
     assert metrics.pointing_game(-values, box(4, 3, 9, 9)) == 1  # the zeros around
+
+
+def test_pointing_games_are_those_of_quantus():
+    path = Path(__file__).parents[1] / "golden" / "metrics_localization_quantus.npz"
+    golden = np.load(path)
+    boxes = np.float32(golden["edges"] / [12, 10, 12, 10])
+    pointing = metrics.pointing_game(golden["maps"], boxes)
+    np.testing.assert_array_equal(pointing, golden["pointing"])
+    assert 3 < pointing.sum() < 20
+    energy = metrics.energy_pointing_game(golden["maps"], boxes)
+    np.testing.assert_allclose(energy, golden["energy"], rtol=1e-5)
 
 
 def test_fake_cam():
