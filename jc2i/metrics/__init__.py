@@ -7,6 +7,7 @@ fidelity       deletion_curve, insertion_curve, random_deletion_curve, superpixe
 complexity     otsu_total_variation, otsu_foreground, sparseness, entropy
 similarity     structural_similarity, spearman, pearson, hog_similarity
 stability      lipschitz, max_sensitivity
+randomization  parameter_randomization, randomized_models, label_permutation
 """
 
 from __future__ import annotations
@@ -41,6 +42,13 @@ from jc2i.metrics.fidelity import (
     masked_scores,
     random_deletion_curve,
 )
+from jc2i.metrics.randomization import (
+    PermutedMaps,
+    RandomizedMaps,
+    label_permutation,
+    parameter_randomization,
+    randomized_models,
+)
 from jc2i.metrics.similarity import (
     hog_similarity,
     pearson,
@@ -52,6 +60,8 @@ from jc2i.metrics.superpixels import superpixels
 
 __all__ = [
     "ADCC_PARTS",
+    "PermutedMaps",
+    "RandomizedMaps",
     "ReliabilityCurve",
     "adcc",
     "aopc",
@@ -68,6 +78,7 @@ __all__ = [
     "expected_calibration_error",
     "hog_similarity",
     "insertion_curve",
+    "label_permutation",
     "lipschitz",
     "masked_scores",
     "max_sensitivity",
@@ -75,8 +86,10 @@ __all__ = [
     "negative_log_likelihood",
     "otsu_foreground",
     "otsu_total_variation",
+    "parameter_randomization",
     "pearson",
     "random_deletion_curve",
+    "randomized_models",
     "reliability_curve",
     "sparseness",
     "spearman",
