@@ -7,6 +7,7 @@ fidelity       deletion_curve, insertion_curve, random_deletion_curve, superpixe
 complexity     otsu_total_variation, otsu_foreground, sparseness, entropy
 similarity     structural_similarity, spearman, pearson, hog_similarity
 stability      lipschitz, max_sensitivity
+randomization  parameter_randomization, randomized_models, label_permutation
 localization   official_metric, localization_error, pixel_f1, box_accuracy, max_box_accuracy,
                pointing_game, energy_pointing_game, saliency_metric, box_mask, pad_boxes,
                predicted_box, largest_box, largest_component
@@ -60,6 +61,13 @@ from jc2i.metrics.localization import (
     predicted_box,
     saliency_metric,
 )
+from jc2i.metrics.randomization import (
+    PermutedMaps,
+    RandomizedMaps,
+    label_permutation,
+    parameter_randomization,
+    randomized_models,
+)
 from jc2i.metrics.similarity import (
     hog_similarity,
     pearson,
@@ -72,6 +80,8 @@ from jc2i.metrics.superpixels import superpixels
 __all__ = [
     "ADCC_PARTS",
     "Boxes",
+    "PermutedMaps",
+    "RandomizedMaps",
     "ReliabilityCurve",
     "adcc",
     "aopc",
@@ -91,6 +101,7 @@ __all__ = [
     "expected_calibration_error",
     "hog_similarity",
     "insertion_curve",
+    "label_permutation",
     "largest_box",
     "largest_component",
     "lipschitz",
@@ -104,11 +115,13 @@ __all__ = [
     "otsu_foreground",
     "otsu_total_variation",
     "pad_boxes",
+    "parameter_randomization",
     "pearson",
     "pixel_f1",
     "pointing_game",
     "predicted_box",
     "random_deletion_curve",
+    "randomized_models",
     "reliability_curve",
     "saliency_metric",
     "sparseness",

@@ -240,9 +240,10 @@ def _histograms(maps: Array, orientations: int, cell: int, block: int) -> Array:
     batch, height, width = maps.shape
     down = jnp.pad(maps[:, 2:] - maps[:, :-2], ((0, 0), (1, 1), (0, 0)))
     right = jnp.pad(maps[:, :, 2:] - maps[:, :, :-2], ((0, 0), (0, 0), (1, 1)))
-    # Modulo a half turn by whole bins: an angle a rounding below zero is in the last one.
-    turn = jnp.arctan2(down, right) / math.pi * orientations
-    place = jnp.floor(turn).astype(jnp.int32) % orientations
+    # At the map's borders gradients lie along an axis, whose angle no rounding may move to the bin
+    # before.
+    turn = jnp.arctan2(down, right) / math.pi + 4 * jnp.finfo(maps.dtype).eps
+    place = jnp.floor(turn * orientations).astype(jnp.int32) % orientations
     length = jnp.hypot(down, right)
     rows, columns = height // cell, width // cell
     votes = length[..., None] * jax.nn.one_hot(place, orientations, dtype=maps.dtype)

@@ -70,7 +70,7 @@ def lipschitz(
         direction = jax.random.normal(direction_key, (math.prod(images.shape[1:]),), images.dtype)
         # 1 - uniform lies in (0, 1].
         length = radius * (1 - jax.random.uniform(radius_key, (), images.dtype))
-        return length * direction / jnp.linalg.norm(direction), own_key
+        return direction * length / jnp.linalg.norm(direction), own_key
 
     def change(near: _Neighbours) -> Array:
         # The distance that float arithmetic left: x + s rounds, most where s is smallest.
@@ -138,7 +138,7 @@ def max_sensitivity(
     def step(key: Array) -> tuple[Array, Array]:
         noise_key, own_key = jax.random.split(key)
         shape = (math.prod(images.shape[1:]),)
-        return radius * jax.random.uniform(noise_key, shape, images.dtype, -1, 1), own_key
+        return jax.random.uniform(noise_key, shape, images.dtype, -1, 1) * radius, own_key
 
     def change(near: _Neighbours) -> Array:
         changes = _norm(near.maps - near.own[:, None])

@@ -344,7 +344,7 @@ def _masked(
     return jnp.where(finite[:, None, None], found, jnp.nan)
 
 
-def _mask(maps: Array) -> Array:
+def _mask(maps: checks.Array) -> Array:
     """The maps in [0, 1]; one that is not finite hides everything."""
     return jnp.nan_to_num(min_max(maps))
 
