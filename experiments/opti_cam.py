@@ -4,10 +4,11 @@ r"""Opti-CAM (Zhang, Torres, Sicre, Avrithis, Ayache 2024): every table and figu
     python experiments/opti_cam.py table1 --data photographs.tar.xz --model resnet50 \
         --weights resnet50.pth --images 1000 --costly-images 1000 --layer layer4.2
 
-Sub-commands: table1 (with tables 2 and A.10: which methods depends on the model, which images on
-the data), table3 (A.11), table4, table5, table6, table_a7 (A.8), table_a9, table_a12, table_a13,
-table_a14, figure2, figure3, figure_a4, figure_a5, figure_a6 (A7), and `report`, which makes them
-all and adds the paper's claims with a verdict each. The human study of appendix D is left out.
+Sub-commands: times (the column T of tables 1 and 2, while nothing else runs), table1 (with tables
+2 and A.10: which methods depends on the model, which images on the data), table3 (A.11), table4,
+table5, table6, table_a7 (A.8), table_a9, table_a12, table_a13, table_a14, figure2, figure3,
+figure_a4, figure_a5, figure_a6 (A7), and `report`, which makes them all and adds the paper's claims
+with a verdict each. The human study of appendix D is left out.
 Results go to `<out>/<name>/` as CSV, PNG and one self-contained `report.html`; finished batches are
 kept in `<out>/cache`, so that a run killed at any moment goes on where it stopped. What to expect
 of EfficientNet-Lite0 on Imagenette: docs/opti_cam.md.
@@ -29,6 +30,7 @@ from experiments.opti.measurements import Measurements
 from experiments.opti.study import OPTI, Study
 
 RESULTS = {
+    "times": tables.times,
     "table1": tables.table1,
     "figure2": figures.figure2,
     "table3": tables.table3,

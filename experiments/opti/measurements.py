@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -12,13 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+import jc2i
+from experiments.common.provenance import devices
+from experiments.common.report import write_json
 from experiments.opti.study import COSTLY, OPTI, Study, Subject
-from jc2i import explainers, metrics, query
+from jc2i import explainers, metrics, parallel, query
+from jc2i.metrics.randomization import layers_of
 
 TRUTH, MOST, SECOND, LEAST = "truth", "most probable", "second", "least probable"
 """Which class a map explains."""
 LOCALIZATION = ("OM", "LE", "F1", "SP", "EP")
 """What the columns of one array are: B.1 to B.4 and B.6 of the paper."""
+RANDOMIZED = 5
+"""Layers that are randomised, spread from the last to the first."""
 TIMED = 8
 """Images of the batch whose time is taken, as in the paper's column T."""
 PATIENCE = 60.0
@@ -171,8 +178,33 @@ class Measurements:
         columns = dict(zip(LOCALIZATION, values.T, strict=True))
         return columns | {"BA": accuracies, "SM": self.saliency_metric(method)}
 
+    def randomized(self, method: str) -> tuple[np.ndarray, list[str]]:
+        """Maps as layers turn random, from the top: [images, layers, height, width], and names."""
+        subject, maps, names = self.subject, [], []
+        images = subject.images[: min(self.study.randomized_images, self.count(method))]
+        every = list(layers_of(subject.model, images[:1]))
+        places = np.linspace(0, len(every) - 1, min(RANDOMIZED, len(every))).round().astype(int)
+        chosen = [every[i] for i in dict.fromkeys(places)]
+        copies = metrics.randomized_models(
+            subject.model, images[:1], key=jax.random.fold_in(self.key, 1), layers=chosen
+        )
+        for name, model in copies:
+            score = getattr(jc2i, self.study.scores)(model)
+            maps.append(self.maps(method, most=len(images), score=score))
+            names.append(name)
+        return np.stack(maps, axis=1), names
+
     def seconds(self, method: str) -> float:
-        """Seconds that a method takes for a batch of 8 images, compiled."""
+        """Seconds that a method takes for a batch of 8 images, compiled; kept for each device."""
+        images = self.subject.images[:TIMED]
+        explain, options = getattr(explainers, method), self.options(method)
+        depends = (explain, options, self.subject.score, images.shape, devices(), jax.__version__)
+        path = self.subject.store.folder / "seconds" / f"{method}-{parallel.digest(*depends)}.json"
+        if not path.exists():
+            write_json(path, {"method": method, "seconds": self._timed(method)})
+        return json.loads(path.read_text())["seconds"]
+
+    def _timed(self, method: str) -> float:
         images = self.subject.images[:TIMED]
         targets = self.targets(TRUTH, len(images))
         explain = getattr(explainers, method)
@@ -184,7 +216,7 @@ class Measurements:
             taken = time.perf_counter() - start
             if taken > PATIENCE:
                 break
-        return taken
+        return float(taken)
 
     def _run(
         self,

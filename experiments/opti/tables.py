@@ -45,6 +45,12 @@ def table1(measured: Measurements) -> Result:
     return Result("Tables 1, 2, A.10: classification metrics", text, rows)
 
 
+def times(measured: Measurements) -> Result:
+    """The column T of table 1 alone: to be measured while nothing else runs."""
+    rows = [{"method": m, "T": measured.seconds(m)} for m in measured.subject.methods]
+    return Result("Seconds for a batch of 8 images", "Compiled; on this device.", rows)
+
+
 def table3(measured: Measurements) -> Result:
     """Tables 3 and A.11: insertion and deletion of each method."""
     rows = []
