@@ -19,7 +19,7 @@ METHODS = {**query.methods(explainers), **query.methods(metrics)}
 BATCH, HEIGHT, WIDTH = 8, 8, 9
 COUNT = 6
 """What an option that counts masks, steps or cells is set to."""
-WITHOUT_SCORES = {"eigen_cam"}
+WITHOUT_SCORES = {"attention_rollout", "eigen_cam", "raw_attention"}
 """Methods whose maps depend on no score at all, so that no calibration can move them."""
 
 
@@ -79,6 +79,7 @@ def arguments(name, seed=0):
         "targets": np.arange(BATCH) % 4,
     }
     for option, kind in method.kinds.items():
+        kind = kind.kind if isinstance(kind, options.Maybe) else kind
         if isinstance(kind, options.Maps):
             given[option] = random.random((BATCH, HEIGHT, WIDTH)).astype(np.float32)
         elif isinstance(kind, options.PerImage):
@@ -104,9 +105,15 @@ def score(convnet):
 
 
 @pytest.fixture(scope="session")
-def case_of(score):
+def case_of(score, transformer):
     keys = query.image_keys(jax.random.key(2), BATCH)
-    return lambda name: Case(METHODS[name], score, arguments(name), keys, small(name))
+    attentive = dataclasses.replace(score, logits=jc2i.logits(transformer(), Temperature(jnp.float32(0.7))))
+
+    def case_of(name):
+        chosen = attentive if ".attention." in METHODS[name].__module__ else score
+        return Case(METHODS[name], chosen, arguments(name), keys, small(name))
+
+    return case_of
 
 
 @pytest.fixture(params=sorted(METHODS))
