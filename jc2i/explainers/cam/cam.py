@@ -72,7 +72,7 @@ def cam(
     return finish(maps, images, relu, resize)
 
 
-def _weighted(opened: Cut, images: Array, targets: Array, layer: Layer) -> Array:
+def _weighted(opened: Cut, images: checks.Array, targets: checks.Array, layer: Layer) -> Array:
     activation = opened.activation
     program = units.read(opened.score, activation, known=None)
     logits = _logits(program, activation)
@@ -100,6 +100,7 @@ def _logits(program: units.Program, activation: Array) -> Any:
             continue
         affine.update(unit.outputs)
         (output,) = unit.outputs
-        if not unit.first and output.aval.ndim == 2 and output.aval.shape[0] == batch:
+        behind = unit.kind == "linear" or not unit.first
+        if behind and output.aval.ndim == 2 and output.aval.shape[0] == batch:
             found = output
     return found

@@ -191,7 +191,7 @@ def _default(
         return grids[-1] if grids else None
     last = list(listed)[-1]
     tokens = listed[last][1]
-    if grid_of_tokens(tokens, *images.shape[1:3], prefix_tokens).prefix == 0:
+    if _lying(tokens, images, prefix_tokens).prefix == 0:
         return last
     found, before = None, None
     for name, shape in shapes.items():
@@ -215,17 +215,22 @@ def _spread(
     """The tokens that lead, if any, and the grid, features last."""
     if values.ndim == 4:
         return values[:, :0], jnp.moveaxis(values, axis, -1)
-    lying = grid_of_tokens(values.shape[1], *images.shape[1:3], prefix_tokens)
+    lying = _lying(values.shape[1], images, prefix_tokens)
     prefix, patches = values[:, : lying.prefix], values[:, lying.prefix :]
     return prefix, patches.reshape(len(values), lying.rows, lying.columns, -1)
 
 
-def _token_grid(tokens: int, images: checks.Array, prefix_tokens: int | None) -> TokenGrid | None:
-    """The grid that tokens lie on; None if there is none."""
+def _lying(tokens: int, images: checks.Array, prefix_tokens: int | None) -> TokenGrid:
+    height, width = images.shape[1:3]
+    return grid_of_tokens(tokens, height, width, prefix_tokens)
+
+
+def _are_on_grid(tokens: int, images: checks.Array, prefix_tokens: int | None) -> bool:
     try:
-        return grid_of_tokens(tokens, *images.shape[1:3], prefix_tokens)
+        _lying(tokens, images, prefix_tokens)
     except checks.Refusal:
-        return None
+        return False
+    return True
 
 
 def _feature_axes(
@@ -240,7 +245,7 @@ def _feature_axes(
     square attention map is no grid), and last only where both or neither are.
     """
     if len(shape) == 3 and shape[0] == images.shape[0]:
-        return [-1] if _token_grid(shape[1], images, prefix_tokens) else []
+        return [-1] if _are_on_grid(shape[1], images, prefix_tokens) else []
     if len(shape) != 4 or shape[0] != images.shape[0]:
         return []
     size = images.shape[1:3]

@@ -1,0 +1,109 @@
+"""FullGrad against the logit it takes apart, its equation in NumPy and pytorch-grad-cam."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jc2i
+from jc2i import explainers, models
+from jc2i.explainers.cam.full_grad import decomposition
+
+from .test_cam_family import GOLDEN, IMAGES, TARGETS, golden_model
+
+
+def total(parts):
+    terms = (parts.input, *parts.prepared, *parts.biases)
+    return sum(np.float64(term).reshape(len(term), -1).sum(axis=1) for term in terms)
+
+
+def scores_of(model, images, targets):
+    return np.asarray(model(images), float)[np.arange(len(images)), np.asarray(targets)]
+
+
+def random_weights(model):
+    """Every bias and statistic other than zero."""
+    random = np.random.default_rng(0)
+    weights = models.classifier.weights(model)
+    drawn = {
+        name: value + 0.2 * random.uniform(0.1, 1, value.shape).astype(np.float32)
+        for name, value in weights.items()
+        if value.ndim == 1
+    }
+    return models.classifier.with_weights(model, weights | drawn)
+
+
+@pytest.mark.parametrize("architecture", ["resnet20_cifar", "vgg16_bn_cifar"])
+def test_completeness_on_rectifier_networks(architecture):
+    model = random_weights(models.create(architecture, classes=5, key=jax.random.key(0)))
+    images = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3))
+    targets = jnp.array([4, 1])
+    parts = jax.jit(lambda model, images: decomposition(model, images, targets))(model, images)
+    expected = scores_of(model, images, targets)
+    np.testing.assert_allclose(total(parts), expected, rtol=1e-4)
+    biases = sum(np.float64(term).reshape(2, -1).sum(axis=1) for term in parts.biases)
+    assert (np.abs(biases) > 0.005 * np.abs(expected)).all()
+
+
+@pytest.mark.parametrize("activation", ["relu6", "gelu", "leaky_relu"])
+def test_completeness_with_what_activations_add(convnet, activation):
+    model, images = convnet(activation), 5 * IMAGES
+    targets = np.array([3, 0, 1])
+    parts = decomposition(model, images, targets, activations=True)
+    np.testing.assert_allclose(total(parts), scores_of(model, images, targets), rtol=1e-4)
+    alone = total(decomposition(model, images, targets))
+    assert np.allclose(alone, total(parts), rtol=1e-3) == (activation == "leaky_relu")
+
+
+def test_what_stands_in_front_of_the_first_layer_counts_to_the_input():
+    mean, deviation = np.float32([0.5, 0.4, 0.3]), np.float32([0.2, 0.25, 0.3])
+
+    def prepared(images):
+        return golden_model((images - mean) / deviation)
+
+    raw = IMAGES * deviation + mean
+    maps = explainers.full_grad(prepared, raw, TARGETS)
+    expected = explainers.full_grad(golden_model, IMAGES, TARGETS)
+    np.testing.assert_allclose(maps, expected, rtol=1e-3, atol=1e-3)
+
+
+def psi(terms, together):
+    """Min-max normalised absolute values, resized with pixel centres at half-integers, summed."""
+    axes = (1, 2, 3) if together else (1, 2)
+    terms = np.abs(terms)
+    low, high = terms.min(axes, keepdims=True), terms.max(axes, keepdims=True)
+    scaled = (terms - low) / np.where(high > low, high - low, 1)
+    shape = (*IMAGES.shape[:3], terms.shape[-1])
+    return np.asarray(jax.image.resize(scaled, shape, "linear")).sum(axis=-1)
+
+
+@pytest.mark.parametrize("rescale", ["channel", "layer"])
+def test_equal_to_its_equation_with_biases_written_out(rescale):
+    """The two spatial biases, added by hand to what the layers give."""
+    shift = GOLDEN["shift"] - GOLDEN["mean"] * GOLDEN["scale"] / np.sqrt(GOLDEN["variance"] + 1e-5)
+
+    def with_biases(images, first, second):
+        from .test_cam_family import convolved
+
+        values = jax.nn.relu(convolved(images, "kernel1", 1) + first)
+        values = convolved(values, "kernel2", 2) * (
+            GOLDEN["scale"] / np.sqrt(GOLDEN["variance"] + 1e-5)
+        ).astype(np.float32)
+        values = jax.nn.relu(values + second).reshape(3, -1)
+        return (values @ GOLDEN["dense"] + GOLDEN["bias3"])[jnp.arange(3), TARGETS].sum()
+
+    first = jnp.broadcast_to(GOLDEN["bias1"], (3, 9, 10, 4))
+    second = jnp.broadcast_to(jnp.float32(shift), (3, 5, 5, 6))
+    by_image, *by_bias = jax.grad(with_biases, (0, 1, 2))(IMAGES, first, second)
+    expected = psi(np.asarray(by_image * IMAGES), rescale == "layer")
+    for bias, gradient in zip((first, second), by_bias, strict=True):
+        expected = expected + psi(np.asarray(bias * gradient), rescale == "layer")
+    maps = explainers.full_grad(golden_model, IMAGES, TARGETS, rescale=rescale)
+    np.testing.assert_allclose(maps, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_equal_to_pytorch_grad_cam():
+    maps = explainers.full_grad(golden_model, IMAGES, TARGETS)
+    np.testing.assert_allclose(jc2i.normalize(maps), GOLDEN["full_grad"], atol=1e-4)
