@@ -3,6 +3,7 @@
 gradients      sensitivity, gradient_x_input, integrated_gradients, smoothgrad
 perturbation   occlusion, rise, meaningful_perturbation, extremal_perturbation
 cam            grad_cam, hires_cam, score_cam, ablation_cam
+information    information_bottleneck (activation_statistics: what it is given)
 propagation    lrp, deeplift, guided_backprop, deconvnet
 baselines      random_map
 
@@ -22,6 +23,12 @@ from jc2i.explainers.gradients.integrated_gradients import (
 from jc2i.explainers.gradients.sensitivity import gradient_x_input as gradient_x_input
 from jc2i.explainers.gradients.sensitivity import sensitivity as sensitivity
 from jc2i.explainers.gradients.smoothgrad import smoothgrad as smoothgrad
+from jc2i.explainers.information.information_bottleneck import (
+    activation_statistics as activation_statistics,
+)
+from jc2i.explainers.information.information_bottleneck import (
+    information_bottleneck as information_bottleneck,
+)
 from jc2i.explainers.perturbation.extremal_perturbation import (
     extremal_perturbation as extremal_perturbation,
 )

@@ -19,6 +19,8 @@ METHODS = {**query.methods(explainers), **query.methods(metrics)}
 BATCH, HEIGHT, WIDTH = 8, 8, 9
 COUNT = 6
 """What an option that counts masks, steps or cells is set to."""
+SIDES = {"cell": 2}
+"""What an option that is a size, of which several fit in an image, is set to."""
 
 
 @dataclasses.dataclass
@@ -92,7 +94,10 @@ def small(name):
         kind = method.kinds.get(option)
         kind = kind.kind if isinstance(kind, options.Maybe) else kind
         if isinstance(kind, options.Whole) and default is not None:
-            chosen[option] = min(default, COUNT)
+            chosen[option] = min(default, SIDES.get(option, COUNT))
+        elif isinstance(kind, options.Floats):
+            # One a feature of the small network's last layer.
+            chosen[option] = np.linspace(0.2, 0.7, 6, dtype=np.float32)
     return chosen
 
 
