@@ -200,6 +200,33 @@ class TieKey:
 
 
 @dataclasses.dataclass(frozen=True)
+class Floats:
+    """Finite numbers of at most `rank` axes, the same for all images; an argument of the program.
+
+    None is refused: a default of None makes an option that must be given.
+    """
+
+    rank: int
+    least: int | float = -math.inf
+    takes: str = "an array of numbers"
+
+    def read(self, name: str, value: Any, images: Any) -> Any:
+        """The numbers in the images' type."""
+        got = checks.describe(value)
+        try:
+            value = value if isinstance(value, jax.Array) else np.asarray(checks.native(value))
+        except (TypeError, ValueError):  # lists of different lengths
+            raise checks.invalid(name, got, self.takes) from None
+        real = any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer))
+        checks.require(real and value.ndim <= self.rank and value.size > 0, name, got, self.takes)
+        if checks.is_concrete(value):
+            wide = value.astype(images.dtype)
+            fits = checks.all_finite(wide) and bool((wide >= self.least).all())
+            checks.require(fits, name, f"values out of range in {got}", self.takes)
+        return jnp.asarray(value).astype(images.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
 class PerImage:
     """An array with one entry an image, numbers of any kind; `rank` axes if given."""
 

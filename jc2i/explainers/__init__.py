@@ -6,6 +6,7 @@ cam            ablation_cam, cam, eigen_cam, full_grad, grad_cam, grad_cam_plus_
                layer_cam, norm_grad, opti_cam, score_cam, xgrad_cam
 propagation    deconvnet, deeplift, guided_backprop, lrp
 attention      attention_rollout, raw_attention, tibav
+information    activation_statistics, information_bottleneck
 surrogate      kernel_shap, lime
 baselines      fake_cam, random_map
 
@@ -38,6 +39,12 @@ from jc2i.explainers.gradients.integrated_gradients import (
 from jc2i.explainers.gradients.sensitivity import gradient_x_input as gradient_x_input
 from jc2i.explainers.gradients.sensitivity import sensitivity as sensitivity
 from jc2i.explainers.gradients.smoothgrad import smoothgrad as smoothgrad
+from jc2i.explainers.information.information_bottleneck import (
+    activation_statistics as activation_statistics,
+)
+from jc2i.explainers.information.information_bottleneck import (
+    information_bottleneck as information_bottleneck,
+)
 from jc2i.explainers.perturbation.extremal_perturbation import (
     extremal_perturbation as extremal_perturbation,
 )

@@ -21,6 +21,8 @@ COUNT = 6
 """What an option that counts masks, steps or cells is set to."""
 WITHOUT_SCORES = {"attention_rollout", "eigen_cam", "raw_attention"}
 """Methods whose maps depend on no score at all, so that no calibration can move them."""
+SIDES = {"cell": 2}
+"""What an option that is a size, of which several fit in an image, is set to."""
 
 
 @dataclasses.dataclass
@@ -95,7 +97,10 @@ def small(name):
         kind = method.kinds.get(option)
         kind = kind.kind if isinstance(kind, options.Maybe) else kind
         if isinstance(kind, options.Whole) and default is not None:
-            chosen[option] = min(default, COUNT)
+            chosen[option] = min(default, SIDES.get(option, COUNT))
+        elif isinstance(kind, options.Floats):
+            # One a feature of the small network's last layer.
+            chosen[option] = np.linspace(0.2, 0.7, 6, dtype=np.float32)
     return chosen
 
 

@@ -203,6 +203,7 @@ WRONG = {
     options.Whole: ["many", None, 2.5, 2.0, True, np.float32(2), LONG, 0, -1, object(), 1j],
     options.Number: ["some", None, True, LONG, float("nan"), float("inf"), 1j, 1e300, object()],
     options.Numbers: ["some", None, True, [], [0.5, "a"], float("nan"), [1e300], 1j, object()],
+    options.Floats: ["some", [0.5, "a"], [[1.0], [2.0, 3.0]], float("nan"), 1j, [], object()],
     options.OneOf: ["other", 2.5, LONG, object(), True],
     options.Flag: ["false", None, 1, 0.0, LONG, object()],
     options.Text: [2.5, 7, LONG, object()],

@@ -1,0 +1,1 @@
+"""Explainers that measure how much information each part of an image gives."""
