@@ -37,8 +37,10 @@ BARE = {
     "sensitivity": "gradient",
     "rise": "forward",
     "lipschitz": "sensitivity",
+    "lrp": "sensitivity",
+    "deeplift": "sensitivity",
 }
-"""What each method is compared with: the bare model, or the explainer that a metric compares."""
+"""What each method is compared with: the bare model, or the plain gradient's explainer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +142,8 @@ def _function(name: str) -> Callable[..., Any]:
         "rise": lambda score, images, targets, key: explainers.rise(
             score, images, targets, key=key, masks=16
         ),
+        "lrp": lambda score, images, targets, key: explainers.lrp(score, images, targets),
+        "deeplift": lambda score, images, targets, key: explainers.deeplift(score, images, targets),
         "lipschitz": lambda score, images, targets, key: metrics.lipschitz(
             explainers.sensitivity, score, images, targets, key=key, neighbours=4
         ),

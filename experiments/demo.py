@@ -21,6 +21,7 @@ import tyro
 
 from experiments import calibrate_to_interpret, train
 from experiments.c2i.study import Study
+from experiments.common.script import REPORT
 from jc2i.caching import keep_compiled_programs
 from jc2i.cli import Explain, explain
 
@@ -62,7 +63,7 @@ def main(smallest: bool = False, out: Path = Path("results")) -> None:
             mp_steps=60,
             temperatures=(0.5, 2.0),
         )
-    print(calibrate_to_interpret.run(calibrate_to_interpret.REPORT, study))
+    print(calibrate_to_interpret.run(REPORT, study))
 
 
 def explain_photographs(folder: Path, count: int) -> None:

@@ -59,12 +59,32 @@ class Number:
     def read(self, name: str, value: Any, images: Any) -> Any:
         """The number as an array of rank 0."""
         number = checks.number(name, value, self.takes, self._holds)
-        return jnp.asarray(number, images.dtype)
+        # On the host where it is known: an array on a device is a program to compile.
+        numpy = np if checks.is_concrete(number) else jnp
+        return numpy.asarray(number, images.dtype)
 
     def _holds(self, number: float) -> bool:
         # What float32 cannot hold is not finite there.
         finite = abs(number) <= LARGEST
         return finite and self.least <= number <= self.most and number > self.above
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """One number, or several of one kind; arguments of the program, as an array of rank 1."""
+
+    number: Number = Number()
+
+    def read(self, name: str, value: Any, images: Any) -> Any:
+        """The numbers in the images' type."""
+        takes = f"{self.number.takes}, or several"
+        several = isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 1
+        entries = list(value) if several else [value]
+        checks.require(bool(entries), name, checks.describe(value), takes)
+        try:
+            return jnp.stack([self.number.read(name, entry, images) for entry in entries])
+        except checks.Refusal:
+            raise checks.invalid(name, checks.describe(value), takes) from None
 
 
 @dataclasses.dataclass(frozen=True, init=False)

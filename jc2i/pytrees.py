@@ -97,7 +97,8 @@ def as_pytree(argument: str, function: Any, takes: str) -> Any:
     Raises:
       ValueError: if it cannot be called.
     """
-    checks.require(callable(function), argument, checks.describe(function), takes)
+    if not callable(function):  # described only then: a model's weights are fetched to be printed
+        raise checks.invalid(argument, checks.describe(function), takes)
     if not _is_leaf(function):
         return function
     opened = _opened(function)

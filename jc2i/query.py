@@ -27,6 +27,7 @@ from jaxtyping import Array, Key
 from jc2i import checks, pytrees, scores, streaming, tracing
 from jc2i.options import Anything, Fill, Maybe, Whole, kinds
 from jc2i.parallel.mesh import by_device, mesh_and_axis
+from jc2i.precision import full_precision
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -258,6 +259,11 @@ def _typed_keys(key: Any, batch: int) -> Array:
 
 
 def _run(method: Method, values: dict[str, Any]) -> Any:
+    with full_precision():
+        return _checked_and_run(method, values)
+
+
+def _checked_and_run(method: Method, values: dict[str, Any]) -> Any:
     # A metric hands its own prepared model on to an explainer, which prepares it itself.
     model = tracing.as_written(values.pop("model"))
     model = pytrees.as_pytree("model", model, scores.MODEL)
@@ -269,7 +275,8 @@ def _run(method: Method, values: dict[str, Any]) -> Any:
     checks.require(not (method.stochastic and key is None), "key", None, _KEY)
     if key is not None:
         key = _typed_keys(key, batch)
-        if method.stochastic:  # another method's key changes nothing, and compiles nothing anew
+        # Another method's key changes nothing, and compiles nothing anew.
+        if method.stochastic or "explainer" in values:
             by_image["key"] = key
     size = Maybe(Whole()).read("batch_size", values.pop("batch_size"), images)
     arrays, rests, inner = {}, {}, None

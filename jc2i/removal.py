@@ -36,11 +36,14 @@ def fill(
     values = read("baseline", baseline, images)
     if isinstance(values, str):
         return gaussian_blur(images)
+    values = jnp.asarray(values)
     return values.reshape((1,) * (4 - values.ndim) + values.shape)
 
 
-def read(argument: str, baseline: Baseline, images: checks.Array) -> Array | str:
+def read(argument: str, baseline: Baseline, images: checks.Array) -> checks.Array | str:
     """A baseline as an array of the images' type, or the word; refuses what is none.
+
+    What was not on a device stays on the host, where it is converted without compiling anything.
 
     Args:
       argument: what to call it in a message.
@@ -77,13 +80,16 @@ def read(argument: str, baseline: Baseline, images: checks.Array) -> Array | str
     checks.require(real and fits, argument, got, takes)
     if checks.is_concrete(baseline):
         checks.require(checks.all_finite(baseline), argument, f"NaN or infinity in {got}", takes)
-    return jnp.asarray(baseline).astype(images.dtype)
+    return baseline.astype(images.dtype)
 
 
 def gaussian_blur(
-    images: Float[checks.Array, "batch height width channel"], size: int = 11, sigma: float = 10.0
+    images: Float[checks.Array, "batch height width channel"],
+    size: int = 11,
+    sigma: float = 10.0,
+    border: str = "mirror",
 ) -> Float[Array, "batch height width channel"]:
-    """Blurs with a truncated, normalised Gaussian; borders are mirrored without their edge.
+    """Blurs with a truncated, normalised Gaussian.
 
     Written as a product with one banded matrix an axis: on CPU 13-30 times faster than a grouped
     convolution, and so is its gradient.
@@ -92,27 +98,34 @@ def gaussian_blur(
       images: the images.
       size: width of the kernel in pixels, odd.
       sigma: standard deviation of the Gaussian in pixels.
+      border: what lies beyond the image: `"mirror"`, the image mirrored without its edge, or
+        `"black"`, zeros.
 
     Returns:
       The blurred images.
 
     Raises:
-      ValueError: if `size` is not odd or `sigma` not positive.
+      ValueError: if `size` is not odd, `sigma` not positive, or for another border.
     """
     checks.require(size > 0 and size % 2 == 1, "size", size, "an odd number of pixels")
     checks.positive(sigma=sigma)
-    rows = _band(images.shape[1], size, sigma).astype(images.dtype)
-    columns = _band(images.shape[2], size, sigma).astype(images.dtype)
+    checks.one_of("border", border, ("mirror", "black"))
+    rows = _band(images.shape[1], size, sigma, border).astype(images.dtype)
+    columns = _band(images.shape[2], size, sigma, border).astype(images.dtype)
     blurred = jnp.einsum("hr,brwc->bhwc", rows, images, precision="highest")
     return jnp.einsum("wr,bhrc->bhwc", columns, blurred, precision="highest")
 
 
 @functools.cache
-def _band(length: int, size: int, sigma: float) -> np.ndarray:
+def _band(length: int, size: int, sigma: float, border: str) -> np.ndarray:
     offsets = np.arange(size) - size // 2
     weights = np.exp(-0.5 * (offsets / sigma) ** 2)
-    sources = np.pad(np.arange(length), size // 2, mode="reflect")
-    band = np.zeros((length, length))
+    place = np.arange(length)
+    if border == "mirror":
+        sources = np.pad(place, size // 2, mode="reflect")
+    else:
+        sources = np.pad(place, size // 2, constant_values=length)  # a pixel that is cut off
+    band = np.zeros((length, length + 1))
     for offset, weight in enumerate(weights / weights.sum()):
-        np.add.at(band, (np.arange(length), sources[offset : offset + length]), weight)
-    return band
+        np.add.at(band, (place, sources[offset : offset + length]), weight)
+    return band[:, :length]

@@ -158,18 +158,19 @@ def collect(function: Callable[[Int[Array, " chunk"]], Array], count: int, chunk
     """`function(indices)` for all indices below `count`, `chunk` at a time, side by side.
 
     Args:
-      function: maps indices [chunk] to an array [batch, chunk].
+      function: maps indices [chunk] to an array [batch, chunk, ...].
       count: the number of indices, at least 1.
       chunk: most indices a call; surplus ones of the last call repeat the last index.
 
     Returns:
-      An array [batch, count].
+      An array [batch, count, ...].
     """
     size = step_size(count, chunk)
     steps = -(-count // size)
     index = jnp.minimum(jnp.arange(steps * size), count - 1).reshape(steps, size)
     _, parts = scan(lambda _, index: (None, function(index)), None, index, steps)
-    return jnp.moveaxis(parts, 0, 1).reshape(parts.shape[1], steps * size)[:, :count]
+    parts = jnp.moveaxis(parts, 0, 1)
+    return parts.reshape(parts.shape[0], steps * size, *parts.shape[3:])[:, :count]
 
 
 def each(function: Callable[..., Any], *arrays: Array) -> Any:

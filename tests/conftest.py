@@ -81,6 +81,67 @@ class ConvNet:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Transformer:
+    """Patches of 3 x 3 pixels and a class token through two blocks of attention and dense layers.
+
+    It names its attention maps alone, `attention0` and `attention1`.
+    """
+
+    weights: dict[str, jax.Array]
+
+    WIDTH, HEADS, BLOCKS = 6, 2, 2
+
+    @classmethod
+    def random(cls, classes=4, channels=3, class_token=True, seed=0):
+        random = np.random.default_rng(seed)
+        width = cls.WIDTH
+        shapes = {"embed": (9 * channels, width), "head": (width, classes)}
+        for block in range(cls.BLOCKS):
+            shapes |= {f"qkv{block}": (width, 3 * width), f"proj{block}": (width, width)}
+            shapes |= {f"up{block}": (width, 2 * width), f"down{block}": (2 * width, width)}
+        drawn = {
+            name: random.standard_normal(shape) * (3 if "qkv" in name else 1) / shape[0] ** 0.5
+            for name, shape in shapes.items()
+        }
+        drawn |= {f"{name}_bias": 0.1 * random.standard_normal(shapes[name][1]) for name in shapes}
+        if class_token:
+            drawn["token"] = random.standard_normal(width)
+        return cls({name: jnp.float32(value) for name, value in drawn.items()})
+
+    def __call__(self, images):
+        rows, columns = images.shape[1] // 3, images.shape[2] // 3
+        patches = images[:, : rows * 3, : columns * 3].reshape(len(images), rows, 3, columns, 3, -1)
+        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(len(images), rows * columns, -1)
+        tokens = self._dense(patches, "embed")
+        if "token" in self.weights:
+            token = jnp.broadcast_to(self.weights["token"], (len(tokens), 1, self.WIDTH))
+            tokens = jnp.concatenate([token.astype(tokens.dtype), tokens], axis=1)
+        for block in range(self.BLOCKS):
+            tokens = tokens + self._attend(self._norm(tokens), block)
+            hidden = jax.nn.relu(self._dense(self._norm(tokens), f"up{block}"))
+            tokens = tokens + self._dense(hidden, f"down{block}")
+        pooled = tokens[:, 0] if "token" in self.weights else tokens.mean(axis=1)
+        return self._dense(pooled, "head")
+
+    def _dense(self, values, name):
+        bias = self.weights[f"{name}_bias"]
+        return values @ self.weights[name] + bias.reshape((1,) * (values.ndim - 1) + (-1,))
+
+    def _norm(self, tokens):
+        centred = tokens - tokens.mean(axis=-1, keepdims=True)
+        return centred * jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + 1e-6)
+
+    def _attend(self, tokens, block):
+        heads = self._dense(tokens, f"qkv{block}").reshape(*tokens.shape[:2], 3, self.HEADS, -1)
+        query, key, value = jnp.moveaxis(heads, 2, 0)
+        scores = jnp.einsum("bqhc,bkhc->bhqk", query, key) * heads.shape[-1] ** -0.5
+        attention = checkpoint_name(jax.nn.softmax(scores), f"attention{block}")
+        attended = jnp.einsum("bhqk,bkhc->bqhc", attention, value).reshape(tokens.shape)
+        return self._dense(attended, f"proj{block}")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Linear:
     """Each class's score is a weighted sum of the pixels."""
 
@@ -99,6 +160,12 @@ class Linear:
 def convnet():
     """A maker of small convolutional networks: `convnet(activation=, classes=, seed=)`."""
     return ConvNet.random
+
+
+@pytest.fixture(scope="session")
+def transformer():
+    """A maker of small vision transformers: `transformer(classes=, class_token=, seed=)`."""
+    return Transformer.random
 
 
 @pytest.fixture(scope="session")

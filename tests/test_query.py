@@ -243,6 +243,27 @@ def test_temperatures_and_weights_share_one_compilation(convnet):
     assert compilations() == before + 2
 
 
+def test_a_first_call_compiles_one_program(convnet):
+    events = []
+
+    def listen(event, duration_secs, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            events.append(event)
+
+    # A number of classes of its own, so that no other test has compiled it.
+    score, targets = jc2i.probabilities(convnet(classes=9)), jnp.asarray(TARGETS)
+    keys = jax.block_until_ready(jax.random.split(jax.random.key(0), len(IMAGES)))
+    jax.block_until_ready((score, IMAGES))
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        explainers.rise(score, IMAGES, targets, key=keys, masks=4, baseline=0.25, keep=0.3)
+        assert len(events) == 1
+        explainers.rise(score, IMAGES, targets, key=keys, masks=4, baseline=0.5, keep=0.4)
+        assert len(events) == 1
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
 def test_plain_functions_are_static():
     def model(images):
         return images.mean((1, 2))
@@ -277,3 +298,14 @@ def test_entries_for_each_image_travel_with_their_chunk(convnet):
             explainers.occlusion, network, images, targets, window=4, stride=4, baseline=baseline
         )
         np.testing.assert_allclose(explain(batch_size=3), explain(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_users_precision_stands(convnet):
+    def program():
+        model = convnet()
+        explain = functools.partial(explainers.sensitivity, model, targets=TARGETS)
+        return str(jax.make_jaxpr(lambda images: explain(images=images))(IMAGES))
+
+    assert "HIGHEST" in program()
+    with jax.default_matmul_precision("tensorfloat32"):
+        assert "HIGHEST" not in program()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from experiments.c2i.measurements import RANDOM, SWEPT, Measurements
 from experiments.c2i.study import BASE
+from experiments.common.script import Result
 from jc2i import calibrators, metrics, normalize, plots
 from jc2i.statistics import (
     Interval,
@@ -21,16 +21,6 @@ from jc2i.statistics import (
 
 RESAMPLES_ECE = 200
 """Bootstrap resamples of calibration errors, each of which is estimated anew."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """A table or figure: what goes into the results' folder and the report."""
-
-    heading: str
-    text: str
-    rows: list[dict[str, Any]]
-    figures: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def table1(measured: Measurements) -> Result:

@@ -80,10 +80,16 @@ class Options:
 
 
 class Subject:
-    """The model, images and calibrators that a run's options name, loaded when first needed."""
+    """The model, images and calibrators that a run's options name, loaded when first needed.
 
-    def __init__(self, options: Options):
+    Args:
+      options: the run's options.
+      normalize: False leaves out the model's normalisation of its images.
+    """
+
+    def __init__(self, options: Options, *, normalize: bool = True):
         self.options = options
+        self.normalize = normalize
         self.store = Store(options.cache or options.out / "cache", options.progress)
 
     @cached_property
@@ -127,13 +133,14 @@ class Subject:
         """The model, images -> logits."""
         options = self.options
         if options.weights is None:
-            return models.load(options.model)
+            return models.load(options.model, normalize=None if self.normalize else False)
         return models.from_torch(
             options.model,
             options.weights,
             classes=len(self.evaluation_data.classes),
             mean=options.mean,
             std=options.std,
+            normalize=self.normalize,
         )
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def load_npz(path: Path, split: str, *, resizing: Resizing) -> Dataset:
       path: the file. Keys `<split>_images` and `<split>_labels` or `x_<split>` and `y_<split>`
         (split: train, val, test), or `images` and `labels`. Images [n, h, w] or [n, h, w, c] with
         1 or 3 channels, uint8 or float in [0, 1]; labels [n] or [n, 1], integers from 0. A key
-        `classes` may hold the names of the classes, which are else their numbers.
+        `classes` may hold the names of the classes, which are else their numbers, and keys
+        `<split>_boxes` one box an image, [n, 4]: (top, left, bottom, right) as fractions of it.
       split: one of `SPLITS`; a file without splits has only `"all"` and its halves.
       resizing: how each image gets its size.
 
@@ -60,6 +62,7 @@ def _read(file: Any, path: Path, split: str, resizing: Resizing) -> Dataset:
     # Every split's labels count the classes: a split may lack some.
     labels = {name: _labels(_array(file, path, keys[name][1]), keys[name][1]) for name in keys}
     images = [_images(_array(file, path, keys[name][0]), keys[name][0]) for name in chosen]
+    sides = [each.shape[1:3] for each in images]
     images = [resizing.arrays(each) for each in images]
     if "classes" in file.files:
         classes = tuple(str(name) for name in _array(file, path, "classes"))
@@ -73,7 +76,30 @@ def _read(file: Any, path: Path, split: str, resizing: Resizing) -> Dataset:
         np.concatenate([labels[name] for name in chosen]),
         classes,
         path.stem,
+        _boxes(file, path, chosen, sides, resizing),
     )
+
+
+def _boxes(
+    file: Any,
+    path: Path,
+    splits: Sequence[str | None],
+    sides: Sequence[tuple[int, ...]],
+    resizing: Resizing,
+) -> tuple[np.ndarray, ...] | None:
+    """Each image's box where every split has them."""
+    keys = [f"{split}_boxes" for split in splits]
+    if not set(keys) <= set(file.files):
+        return None
+    found = []
+    for key, (height, width) in zip(keys, sides, strict=True):
+        boxes = _array(file, path, key)
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.issubdtype(boxes.dtype, np.floating):
+            got = f"shape {boxes.shape}, dtype {boxes.dtype}"
+            raise invalid(key, got, "fractions [n, 4]: (top, left, bottom, right)")
+        rows = boxes.astype(np.float32)[:, None]
+        found += [resizing.boxes(box, (height, width)) for box in rows]
+    return tuple(found)
 
 
 def _array(file: Any, path: Path, key: str) -> np.ndarray:

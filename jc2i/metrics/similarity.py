@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +12,7 @@ from jax.scipy.stats import rankdata
 from jaxtyping import Array, Float
 
 from jc2i import checks
-from jc2i.normalization import Maps, as_maps, is_constant, lift
+from jc2i.normalization import Maps, as_maps, is_constant, lift, normalize
 
 
 def structural_similarity(
@@ -80,6 +83,67 @@ def spearman(first: Maps, second: Maps, *, absolute: bool = False) -> Float[Arra
     return _spearman(first, second, checks.flag("absolute", absolute))
 
 
+def pearson(first: Maps, second: Maps) -> Float[Array, " batch"]:
+    """Pearson's correlation of two saliency maps, an image at a time.
+
+    The covariance of the pixels' values by the product of their standard deviations.
+
+    Args:
+      first: maps, raw or normalised.
+      second: maps of the same shape.
+
+    Returns:
+      One correlation a pair in [-1, 1]; 0 where a map is constant (`jc2i.is_constant` says which);
+      NaN where a map is not finite.
+
+    Raises:
+      ValueError: if the shapes differ or are not of rank 3.
+    """
+    first = as_maps("first", first)
+    second = as_maps("second", second, first.shape)
+    return _pearson(first, second)
+
+
+def hog_similarity(
+    first: Maps,
+    second: Maps,
+    *,
+    orientations: int = 9,
+    cell: int = 16,
+    block: int = 3,
+) -> Float[Array, " batch"]:
+    """Pearson's correlation of the histograms of oriented gradients of two saliency maps.
+
+    What Adebayo et al. (2018) compare maps by, with their cells of 16 pixels. A histogram is that
+    of `skimage.feature.hog` of the min-max normalised map (Dalal and Triggs 2005): central
+    differences, summed by orientation over each cell, each block of cells normalised by its length,
+    clipped at 0.2 and normalised again.
+
+    Args:
+      first: maps, raw or normalised.
+      second: maps of the same shape.
+      orientations: bins of an angle in [0, 180) degrees.
+      cell: side of a cell in pixels; what no whole cell holds is left out.
+      block: side of a block in cells, all of whose places in the grid of cells are taken. Maps are
+        of at least `cell` x `block` pixels a side: 48 by default.
+
+    Returns:
+      One correlation a pair in [-1, 1]; 0 where a histogram is constant, as a constant map's is;
+      NaN where a map is not finite.
+
+    Raises:
+      ValueError: if the shapes differ, are not of rank 3 or are smaller than a block; for an option
+        out of range.
+    """
+    first = as_maps("first", first)
+    second = as_maps("second", second, first.shape)
+    orientations = checks.whole("orientations", orientations)
+    cell, block = checks.whole("cell", cell), checks.whole("block", block)
+    takes = f"maps[batch, height, width] of at least {cell * block} x {cell * block} pixels"
+    checks.require(min(first.shape[1:]) >= cell * block, "first", checks.describe(first), takes)
+    return _hog_similarity(first, second, orientations, cell, block)
+
+
 @jax.jit
 def _structural_similarity(
     first: Array, second: Array, data_range: Array | None, weights: Array
@@ -128,17 +192,69 @@ def _windows(side: int, weights: Array) -> Array:
 
 @jax.jit(static_argnums=2)
 def _spearman(first: Array, second: Array, absolute: bool) -> Array:
-    finite = jnp.isfinite(first).all(axis=(1, 2)) & jnp.isfinite(second).all(axis=(1, 2))
     flat = first.shape[1] * first.shape[2]
 
     def ranks(maps: Array) -> tuple[Array, Array]:
-        maps, _ = lift(jnp.where(finite[:, None, None], maps, 0))
         maps = jnp.abs(maps) if absolute else maps
         rank = jax.vmap(rankdata)(maps.reshape(-1, flat))
-        return (rank - (flat + 1) / 2) / flat, is_constant(maps)
+        return (rank - (flat + 1) / 2) / flat, ~is_constant(maps)
 
-    (a, constant_a), (b, constant_b) = ranks(first), ranks(second)
-    varies = ~(constant_a | constant_b)
+    return _correlation(first, second, ranks)
+
+
+@jax.jit
+def _pearson(first: Array, second: Array) -> Array:
+    return _correlation(first, second, _centred)
+
+
+@jax.jit(static_argnums=(2, 3, 4))
+def _hog_similarity(first: Array, second: Array, orientations: int, cell: int, block: int) -> Array:
+    def described(maps: Array) -> tuple[Array, Array]:
+        return _centred(_histograms(normalize(maps), orientations, cell, block)[:, None])
+
+    return _correlation(first, second, described)
+
+
+def _correlation(
+    first: Array, second: Array, describe: Callable[[Array], tuple[Array, Array]]
+) -> Array:
+    """The cosine of what describes two maps, both centred, where both vary."""
+    finite = jnp.isfinite(first).all(axis=(1, 2)) & jnp.isfinite(second).all(axis=(1, 2))
+    (a, varies_a), (b, varies_b) = (
+        describe(lift(jnp.where(finite[:, None, None], maps, 0))[0]) for maps in (first, second)
+    )
+    varies = varies_a & varies_b
     norm = jnp.sqrt((a * a).sum(1)) * jnp.sqrt((b * b).sum(1))
     correlation = jnp.clip((a * b).sum(1) / jnp.where(varies, norm, 1), -1, 1)
     return jnp.where(finite, jnp.where(varies, correlation, 0), jnp.nan)
+
+
+def _centred(maps: Array) -> tuple[Array, Array]:
+    """Each map's values in a row, less their mean, in units of their range; whether they vary."""
+    values = normalize(maps).reshape(len(maps), -1)
+    return values - values.mean(axis=1, keepdims=True), ~is_constant(maps)
+
+
+def _histograms(maps: Array, orientations: int, cell: int, block: int) -> Array:
+    """Each map's histograms of oriented gradients in a row, as scikit-image computes them."""
+    batch, height, width = maps.shape
+    down = jnp.pad(maps[:, 2:] - maps[:, :-2], ((0, 0), (1, 1), (0, 0)))
+    right = jnp.pad(maps[:, :, 2:] - maps[:, :, :-2], ((0, 0), (0, 0), (1, 1)))
+    # Modulo a half turn by whole bins: an angle a rounding below zero is in the last one.
+    turn = jnp.arctan2(down, right) / math.pi * orientations
+    place = jnp.floor(turn).astype(jnp.int32) % orientations
+    length = jnp.hypot(down, right)
+    rows, columns = height // cell, width // cell
+    votes = length[..., None] * jax.nn.one_hot(place, orientations, dtype=maps.dtype)
+    votes = votes[:, : rows * cell, : columns * cell]
+    cells = votes.reshape(batch, rows, cell, columns, cell, orientations).mean(axis=(2, 4))
+    row, column = (
+        jnp.arange(count - block + 1)[:, None] + jnp.arange(block) for count in (rows, columns)
+    )
+    blocks = cells[:, row[:, None, :, None], column[None, :, None, :]]
+    blocks = blocks.reshape(batch, row.shape[0], column.shape[0], -1)
+
+    def unit(blocks: Array) -> Array:
+        return blocks / jnp.sqrt(jnp.square(blocks).sum(axis=-1, keepdims=True) + 1e-10)
+
+    return unit(jnp.minimum(unit(blocks), 0.2)).reshape(batch, -1)

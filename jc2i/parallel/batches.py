@@ -20,6 +20,7 @@ from jc2i import checks, streaming
 from jc2i.parallel import identity
 from jc2i.parallel.mesh import part, replicate, shard
 from jc2i.parallel.store import Kept, Store, outline, tree_of
+from jc2i.precision import full_precision
 
 
 def map_batches(
@@ -86,7 +87,7 @@ def map_batches(
         store = _store(Path(resume), function, tag, (model, key, size))
     # The processes of one run compute together: the first holds the lock for all of them.
     lock = store.alone() if store and jax.process_index() == 0 else contextlib.nullcontext()
-    with lock:
+    with lock, full_precision():
         kept = _finished(store, batches, fetch, mesh) if store else {}
         missing = [number for number in range(len(batches)) if number not in kept]
         mesh = _fitting(mesh, len(missing), function)

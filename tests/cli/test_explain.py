@@ -156,7 +156,7 @@ def test_images_of_one_name_get_their_folders(run, photographs, tmp_path):
         ),
         (
             ["PHOTO", "--option", "masks=5"],
-            "option: got 'masks', takes one of layer, channel_axis, relu, resize, batch_size (the",
+            "option: got 'masks', takes one of layer, channel_axis, prefix_tokens, relu, resize, b",
         ),
         (["PHOTO", "--option", "masks"], "option: got 'masks', takes name=value"),
         (["PHOTO", "--target", "3"], "target: got 3, takes 0 to 2, or the name of a class"),

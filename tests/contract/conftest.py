@@ -19,6 +19,8 @@ METHODS = {**query.methods(explainers), **query.methods(metrics)}
 BATCH, HEIGHT, WIDTH = 8, 8, 9
 COUNT = 6
 """What an option that counts masks, steps or cells is set to."""
+WITHOUT_SCORES = {"attention_rollout", "eigen_cam", "raw_attention"}
+"""Methods whose maps depend on no score at all, so that no calibration can move them."""
 
 
 @dataclasses.dataclass
@@ -103,9 +105,15 @@ def score(convnet):
 
 
 @pytest.fixture(scope="session")
-def case_of(score):
+def case_of(score, transformer):
     keys = query.image_keys(jax.random.key(2), BATCH)
-    return lambda name: Case(METHODS[name], score, arguments(name), keys, small(name))
+    attentive = dataclasses.replace(score, logits=jc2i.logits(transformer(), Temperature(jnp.float32(0.7))))
+
+    def case_of(name):
+        chosen = attentive if ".attention." in METHODS[name].__module__ else score
+        return Case(METHODS[name], chosen, arguments(name), keys, small(name))
+
+    return case_of
 
 
 @pytest.fixture(params=sorted(METHODS))

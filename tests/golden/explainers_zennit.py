@@ -1,9 +1,9 @@
 """Makes explainers_zennit.npz: relevances of four networks by zennit, and what they are of.
 
 Run `python tests/golden/explainers_zennit.py` where torch and zennit 0.5.1 are installed; what
-zennit imports of torchvision is not used and need not be. The weights are drawn by name as
-`models_logits.py` draws them, the networks written as it writes them, but for what zennit asks for:
-rectifiers and additions (`zennit.layer.Sum`) are modules. Batch norms are merged before: what its
+zennit imports of torchvision is not used and need not be. The networks are those of
+`benchmarks/pytorch_networks.py` with additions as zennit asks for them (`zennit.layer.Sum`), their
+weights drawn by name as `models_logits.py` draws them. Batch norms are merged before: what zennit's
 canoniser leaves of one still divides by the root of 1 + 1e-5. Relevance starts as the target's
 logit, everything is computed in float64 and stored channels last.
 """
@@ -52,85 +52,6 @@ def main() -> None:
     from zennit.layer import Sum
     from zennit.types import Convolution
 
-    class Block(nn.Module):
-        def __init__(self, inputs: int, outputs: int, projection: bool) -> None:
-            super().__init__()
-            stride = 1 if inputs == outputs else 2
-            self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-            self.bn1 = nn.BatchNorm2d(outputs)
-            self.relu1 = nn.ReLU()
-            self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-            self.bn2 = nn.BatchNorm2d(outputs)
-            if projection and stride == 2:
-                self.downsample = nn.Sequential(
-                    nn.Conv2d(inputs, outputs, 1, 2, bias=False), nn.BatchNorm2d(outputs)
-                )
-            self.sum = Sum()
-            self.relu2 = nn.ReLU()
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            y = self.relu1(self.bn1(self.conv1(x)))
-            y = self.bn2(self.conv2(y))
-            if hasattr(self, "downsample"):
-                x = self.downsample(x)
-            elif x.shape != y.shape:
-                quarter = y.shape[1] // 4
-                x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, quarter, quarter))
-            return self.relu2(self.sum(torch.stack([x, y], dim=-1)))
-
-    class ResNet(nn.Module):
-        def __init__(self, stem: nn.Conv2d, pool: nn.Module, widths, count: int, projection: bool):
-            super().__init__()
-            inputs = stem.out_channels
-            self.conv1, self.bn1, self.relu, self.pool = (
-                stem,
-                nn.BatchNorm2d(inputs),
-                nn.ReLU(),
-                pool,
-            )
-            self.stages = len(widths)
-            for stage, width in enumerate(widths, start=1):
-                blocks = [
-                    Block(inputs if i == 0 else width, width, projection) for i in range(count)
-                ]
-                self.add_module(f"layer{stage}", nn.Sequential(*blocks))
-                inputs = width
-            self.average = nn.AdaptiveAvgPool2d(1)
-            self.fc = nn.Linear(inputs, CLASSES)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = self.pool(self.relu(self.bn1(self.conv1(x))))
-            for stage in range(self.stages):
-                x = getattr(self, f"layer{stage + 1}")(x)
-            return self.fc(self.average(x).flatten(1))
-
-    class VGG16(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            layers: list[nn.Module] = []
-            inputs = 3
-            for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
-                for _ in range(count):
-                    conv = nn.Conv2d(inputs, width, 3, padding=1)
-                    layers += [conv, nn.BatchNorm2d(width), nn.ReLU()]
-                    inputs = width
-                layers.append(nn.MaxPool2d(2))
-            self.features = nn.Sequential(*layers)
-            hidden = [nn.Linear(512, 512), nn.ReLU(), nn.Dropout()]
-            again = [nn.Linear(512, 512), nn.ReLU(), nn.Dropout()]
-            self.classifier = nn.Sequential(*hidden, *again, nn.Linear(512, CLASSES))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.classifier(self.features(x).flatten(1))
-
-    def resnet20(projection: bool) -> nn.Module:
-        stem = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        return ResNet(stem, nn.Identity(), (16, 32, 64), 3, projection)
-
-    def resnet18() -> nn.Module:
-        stem = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        return ResNet(stem, nn.MaxPool2d(3, 2, 1), (64, 128, 256, 512), 2, True)
-
     def merge(module: nn.Module) -> None:
         """Puts every batch norm into the convolution that is its module's child before it."""
         before = None
@@ -141,11 +62,14 @@ def main() -> None:
             merge(child)
             before = name, child
 
+    resnet20, basic_resnet, vgg16 = (
+        LOGITS["NETWORKS"][name] for name in ("resnet20", "basic_resnet", "vgg16")
+    )
     networks = {
-        "resnet20_cifar A": lambda: resnet20(projection=False),
-        "resnet20_cifar B": lambda: resnet20(projection=True),
-        "resnet18": resnet18,
-        "vgg16_bn_cifar": VGG16,
+        "resnet20_cifar A": resnet20(CLASSES, projection=False, addition=Sum),
+        "resnet20_cifar B": resnet20(CLASSES, addition=Sum),
+        "resnet18": basic_resnet(CLASSES, addition=Sum),
+        "vgg16_bn_cifar": vgg16(CLASSES, size=32, batch_norm=True, hidden=512),
     }
     mean, std = (
         torch.tensor(LOGITS[n], dtype=torch.float64).reshape(1, 3, 1, 1) for n in ("MEAN", "STD")
@@ -174,8 +98,10 @@ def main() -> None:
         "epsilon_alpha2_beta1_flat": composites.EpsilonAlpha2Beta1Flat(**options),
     }
     golden = {}
-    for case, make in networks.items():
-        network = make()
+    for case, network in networks.items():
+        for module in network.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = False  # zennit's hooks ask for what went in
         shapes = {
             name: list(value.shape)
             for name, value in network.state_dict().items()

@@ -23,8 +23,7 @@ import numpy as np
 
 CIFAR = runpy.run_path(str(Path(__file__).with_name("models_logits.py")))
 MEAN, STD, tensor = CIFAR["MEAN"], CIFAR["STD"], CIFAR["tensor"]
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-NETWORKS = runpy.run_path(str(BENCHMARKS / "pytorch_networks.py"))
+NETWORKS = CIFAR["NETWORKS"]
 CLASSES = 10
 TARGET = 3
 ENTRIES = 40

@@ -1,13 +1,13 @@
 """Makes models_logits.json: logits of PyTorch networks with weights drawn by name.
 
-Run `python tests/golden/models_logits.py` where torch is installed. The networks below are written
-with torch alone, after the two public repositories whose parameter names they carry:
-akamaster/pytorch_resnet_cifar10 and chenyaofo/pytorch-cifar-models.
+Run `python tests/golden/models_logits.py` where torch is installed. The networks are those of
+`benchmarks/pytorch_networks.py`.
 """
 
 from __future__ import annotations
 
 import json
+import runpy
 import zlib
 from pathlib import Path
 
@@ -15,6 +15,8 @@ import numpy as np
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+NETWORKS = runpy.run_path(str(BENCHMARKS / "pytorch_networks.py"))
 
 
 def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -33,74 +35,11 @@ def images() -> np.ndarray:
 
 def main() -> None:
     import torch
-    import torch.nn.functional as F
-    from torch import nn
-
-    class Block(nn.Module):
-        def __init__(self, inputs: int, outputs: int, projection: bool) -> None:
-            super().__init__()
-            stride = 1 if inputs == outputs else 2
-            self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-            self.bn1 = nn.BatchNorm2d(outputs)
-            self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-            self.bn2 = nn.BatchNorm2d(outputs)
-            if projection and stride == 2:
-                self.downsample = nn.Sequential(
-                    nn.Conv2d(inputs, outputs, 1, 2, bias=False), nn.BatchNorm2d(outputs)
-                )
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            y = F.relu(self.bn1(self.conv1(x)))
-            y = self.bn2(self.conv2(y))
-            if hasattr(self, "downsample"):
-                x = self.downsample(x)
-            elif x.shape != y.shape:
-                quarter = y.shape[1] // 4
-                x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, quarter, quarter))
-            return F.relu(x + y)
-
-    class ResNet20(nn.Module):
-        def __init__(self, projection: bool, head: str) -> None:
-            super().__init__()
-            self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-            self.bn1 = nn.BatchNorm2d(16)
-            inputs = 16
-            for stage, width in enumerate((16, 32, 64), start=1):
-                widths = (inputs, width, width)
-                blocks = [Block(w, width, projection) for w in widths]
-                self.add_module(f"layer{stage}", nn.Sequential(*blocks))
-                inputs = width
-            self.head = head
-            self.add_module(head, nn.Linear(64, 10))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = F.relu(self.bn1(self.conv1(x)))
-            x = self.layer3(self.layer2(self.layer1(x)))
-            return getattr(self, self.head)(F.avg_pool2d(x, 8).flatten(1))
-
-    class VGG16(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            layers: list[nn.Module] = []
-            inputs = 3
-            for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
-                for _ in range(count):
-                    conv = nn.Conv2d(inputs, width, 3, padding=1)
-                    layers += [conv, nn.BatchNorm2d(width), nn.ReLU()]
-                    inputs = width
-                layers.append(nn.MaxPool2d(2))
-            self.features = nn.Sequential(*layers)
-            hidden = [nn.Linear(512, 512), nn.ReLU(), nn.Dropout()]
-            again = [nn.Linear(512, 512), nn.ReLU(), nn.Dropout()]
-            self.classifier = nn.Sequential(*hidden, *again, nn.Linear(512, 100))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.classifier(self.features(x).flatten(1))
 
     networks = {
-        "resnet20_cifar A": ResNet20(projection=False, head="linear"),
-        "resnet20_cifar B": ResNet20(projection=True, head="fc"),
-        "vgg16_bn_cifar": VGG16(),
+        "resnet20_cifar A": NETWORKS["resnet20"](10, projection=False, head="linear"),
+        "resnet20_cifar B": NETWORKS["resnet20"](10),
+        "vgg16_bn_cifar": NETWORKS["vgg16"](100, size=32, batch_norm=True, hidden=512),
     }
     x = (images() - np.float32(MEAN)) / np.float32(STD)
     golden = {}

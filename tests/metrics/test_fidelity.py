@@ -268,6 +268,46 @@ def test_area_is_the_mean():
     np.testing.assert_allclose(metrics.area(curve), curve.mean(1), rtol=1e-6)
 
 
+def test_the_trapezoid_is_numpys_over_fractions_from_0_to_1():
+    curve = np.random.default_rng(0).random((3, 11)).astype("f4")
+    got = metrics.area(curve, rule="trapezoid")
+    np.testing.assert_allclose(got, np.trapezoid(curve, dx=0.1, axis=1), rtol=1e-6)
+    # As Petsiuk's notebooks write it.
+    auc = (curve.sum(1) - curve[:, 0] / 2 - curve[:, -1] / 2) / (curve.shape[1] - 1)
+    np.testing.assert_allclose(got, auc, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"rule": "simpson"}, "rule: got 'simpson', takes 'mean' or 'trapezoid'"),
+        ({"rule": "trapezoid"}, r"curve: got float32\[3, 1\], takes curves.*start=True"),
+    ],
+)
+def test_area_refuses_bad_input(untyped, changed, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.area(np.ones((3, 1), "f4"), **changed)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_curves_from_their_start(model, images, maps, normalize):
+    options = {"steps": 6, "baseline": 0.1, "normalize": normalize}
+    clean = np.asarray(model(images))[np.arange(8), TARGETS]
+    blank = np.asarray(model(np.full_like(images, 0.1)))[np.arange(8), TARGETS]
+    unit = clean if normalize else np.ones(8)
+    for curve, first in ((metrics.deletion_curve, clean), (metrics.insertion_curve, blank)):
+        rest = curve(model, images, TARGETS, maps, **options)
+        whole = curve(model, images, TARGETS, maps, start=True, **options)
+        np.testing.assert_allclose(whole[:, 0], first / unit, rtol=1e-5)
+        np.testing.assert_allclose(whole[:, 1:], rest, rtol=1e-5)
+    arguments = (model, images, TARGETS)
+    options |= {"key": KEY, "segments": segments_of_rows(), "orders": 2}
+    rest = metrics.random_deletion_curve(*arguments, **options)
+    whole = metrics.random_deletion_curve(*arguments, start=True, **options)
+    np.testing.assert_allclose(whole[:, 0], clean / unit, rtol=1e-5)
+    np.testing.assert_allclose(whole[:, 1:], rest, rtol=1e-5)
+
+
 def test_better_than_random():
     areas = np.array([0.1, 0.5, 0.3, np.nan, 0.1], "f4")
     random_areas = np.array([0.2, 0.4, 0.3, 0.2, np.nan], "f4")

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from scipy import stats
 from scipy.signal import convolve2d
+from skimage.feature import hog
 from skimage.metrics import structural_similarity as reference
 
 from jc2i import normalize
-from jc2i.metrics import spearman, structural_similarity
+from jc2i.metrics import hog_similarity, pearson, spearman, structural_similarity
 from jc2i.metrics.similarity import _structural_similarity
 
 
@@ -228,3 +229,69 @@ def test_does_not_depend_on_the_batch():
 def test_refuses_bad_input(untyped, arguments, options, message):
     with pytest.raises(ValueError, match=message):
         structural_similarity(*arguments, **options)
+
+
+def test_pearson_equals_scipys():
+    first, second = pairs((9, 7))
+    second[2] = -1e6 * second[2] + 3e6
+    expected = [
+        stats.pearsonr(a.ravel(), b.ravel()).statistic
+        for a, b in zip(first.astype(float), second.astype(float), strict=True)
+    ]
+    np.testing.assert_allclose(pearson(first, second), expected, atol=1e-5)
+    np.testing.assert_allclose(pearson(first * 1e-30, second), expected, atol=1e-5)
+
+
+def test_pearson_of_constant_and_broken_maps():
+    first, second = (part[:3].copy() for part in pairs((9, 7)))
+    first[0], second[1, 2, 2] = 5, np.inf
+    np.testing.assert_array_equal(pearson(first, second)[:2], [0, np.nan])
+    assert np.isfinite(pearson(first, second)[2])
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [((48, 64), {}), ((33, 40), {"orientations": 6, "cell": 5, "block": 2})],
+)
+def test_hog_similarity_is_that_of_scikit_images_histograms(shape, options):
+    first, second = pairs(shape)
+    kind = {
+        "orientations": options.get("orientations", 9),
+        "pixels_per_cell": (options.get("cell", 16),) * 2,
+        "cells_per_block": (options.get("block", 3),) * 2,
+    }
+
+    def histogram(values):
+        values = values.astype(float)
+        return hog((values - values.min()) / np.ptp(values), **kind)
+
+    expected = [
+        stats.pearsonr(histogram(a), histogram(b)).statistic
+        for a, b in zip(first, second, strict=True)
+    ]
+    np.testing.assert_allclose(hog_similarity(first, second, **options), expected, atol=1e-3)
+    assert np.ptp(expected) > 0.3 and max(expected) > 0.999
+    scaled = hog_similarity(1e5 * first, second, **options)
+    np.testing.assert_allclose(scaled, hog_similarity(first, second, **options), atol=1e-4)
+
+
+def test_hog_similarity_of_constant_and_broken_maps():
+    first, second = (part[:3].copy() for part in pairs((48, 48)))
+    first[0], second[1, 2, 2] = 5, np.nan
+    got = hog_similarity(first, second)
+    np.testing.assert_array_equal(got[:2], [0, np.nan])
+    assert np.isfinite(got[2])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cell": 17}, r"first: got float32\[6, 48, 48\], takes maps.*at least 51 x 51 pixels"),
+        ({"block": 0}, "block: got 0, takes a whole number above 0"),
+        ({"orientations": 2.5}, "orientations: got 2.5, takes a whole number"),
+    ],
+)
+def test_hog_similarity_refuses_bad_input(untyped, options, message):
+    first, second = pairs((48, 48))
+    with pytest.raises(ValueError, match=message):
+        hog_similarity(first, second, **options)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 from scipy import stats
 
 from jc2i import explainers, metrics, parallel
-from jc2i.metrics import lipschitz
+from jc2i.metrics import lipschitz, max_sensitivity
 
 SHAPE = (6, 5, 2)
 
@@ -193,3 +194,77 @@ def test_refuses_bad_input(untyped, model, images, options, message):
     arguments = {"explainer": first_channel, "key": KEY} | options
     with pytest.raises(ValueError, match=message):
         metrics.lipschitz(model=model, images=images, targets=TARGETS, **arguments)
+
+
+def test_max_sensitivity_equals_quantus_with_its_noise(monkeypatch):
+    """Where uniform numbers come from Quantus' recorded noise, looked up by the key."""
+    golden = np.load(Path(__file__).parents[1] / "golden" / "metrics_quantus.npz")
+    noise, weights = golden["noise"], jnp.asarray(golden["weights"])
+    samples = noise.shape[1]
+    keys = [
+        jax.random.split(jax.random.fold_in(jax.random.fold_in(KEY, i), n))[0]
+        for i in range(4)
+        for n in range(samples)
+    ]
+    table = jnp.stack([jax.random.key_data(key) for key in keys])
+    flat = jnp.asarray(noise.reshape(4 * samples, -1) / 0.2)
+
+    def recorded(key, shape, dtype, low, high):
+        assert (low, high) == (-1, 1) and shape == flat.shape[1:]
+        return flat[(table == jax.random.key_data(key)).all(axis=1).argmax()]
+
+    def product(model, images, targets, *, key):
+        chosen = jnp.moveaxis(weights, -1, 0)[targets]
+        return (images**2 * chosen).sum(axis=3)
+
+    monkeypatch.setattr(jax.random, "uniform", recorded)
+    got = max_sensitivity(
+        product,
+        lambda images: images.mean((1, 2)) @ jnp.ones((3, 5)),
+        golden["images"],
+        golden["targets"],
+        key=KEY,
+    )
+    np.testing.assert_allclose(got, golden["max_sensitivity"], rtol=1e-4)
+
+
+def constant_map(model, images, targets, *, key, value=1.0):
+    return value + 0 * images[..., 0]
+
+
+def test_max_sensitivity_of_the_image_itself_is_its_noise():
+    """map = x: without the denominator at most sqrt(n) radius, about sqrt(n/3) of it."""
+    images = jnp.ones((2, 20, 20, 3), jnp.float32)
+    options = {"key": KEY, "samples": 30, "radius": 0.1}
+    got = max_sensitivity(first_channel, plain, images, TARGETS[:2], relative=False, **options)
+    typical = 0.1 * 20 / 3**0.5
+    assert (typical < got).all() and (got < 1.15 * typical).all()
+    relative = max_sensitivity(first_channel, plain, images, TARGETS[:2], **options)
+    np.testing.assert_allclose(relative, got / 20, rtol=1e-5)  # |map| = 20
+    doubled = max_sensitivity(first_channel, plain, images, TARGETS[:2], scale=2.0, **options)
+    np.testing.assert_allclose(doubled, relative, rtol=1e-5)
+
+
+def test_max_sensitivity_of_a_map_that_never_changes():
+    images = jnp.ones((2, 4, 4, 1), jnp.float32)
+    options = {"key": KEY, "samples": 3}
+    model = lambda images: plain(images)[:, :2]  # noqa: E731
+    np.testing.assert_array_equal(
+        max_sensitivity(constant_map, model, images, TARGETS[:2], **options), 0
+    )
+    nothing = max_sensitivity(constant_map, model, images, TARGETS[:2], value=0.0, **options)
+    assert np.isnan(nothing).all()
+    without = max_sensitivity(
+        constant_map, model, images, TARGETS[:2], value=0.0, relative=False, **options
+    )
+    np.testing.assert_array_equal(without, 0)
+
+
+def test_max_sensitivity_with_a_shared_key_leaves_out_the_explainers_noise(model, images):
+    options = {"key": KEY, "samples": 3}
+    drawn = max_sensitivity(explainers.random_map, model, images, TARGETS, **options)
+    shared = max_sensitivity(
+        explainers.random_map, model, images, TARGETS, shared_key=True, **options
+    )
+    assert (drawn > 0.1).all()
+    np.testing.assert_array_equal(shared, 0)

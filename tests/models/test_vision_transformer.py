@@ -135,7 +135,7 @@ def test_base_networks_have_the_published_number_of_weights(name):
 def test_activations_are_named_in_order_and_shaped_as_documented():
     model = blank("vit_small", classes=5, size=8, depth=2, width=12)
     found = named(model, jnp.zeros((3, 8, 8, 3)))
-    block = {"grid": (3, 2, 2, 12), "attention": (3, 3, 5, 5)}
+    block = {"norm1": (3, 5, 12), "grid": (3, 2, 2, 12), "attention": (3, 3, 5, 5)}
     blocks = {
         name: shape
         for i in range(2)

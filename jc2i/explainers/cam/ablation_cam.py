@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jc2i import checks, streaming
-from jc2i.explainers.cam.layers import LAYER, cut, finish
+from jc2i.explainers.cam.layers import LAYER, Cut, Layer, cuts, finish
 from jc2i.query import Cost, explainer
 
 
@@ -24,8 +24,9 @@ def ablation_cam(
     targets: Int[checks.Array, " batch"],
     *,
     key: Key[Array, "*batch"] | None = None,
-    layer: str | None = None,
+    layer: Layer = None,
     channel_axis: int | None = None,
+    prefix_tokens: int | None = None,
     relative: bool = False,
     relu: bool = True,
     resize: bool = True,
@@ -43,10 +44,13 @@ def ablation_cam(
       images: images, in [0, 1] unless the model says otherwise.
       targets: class whose score is explained, one an image.
       key: not used: the method is deterministic.
-      layer: name of an activation [batch, rows, columns, features] (`jc2i.taps.names`); None for
+      layer: name of an activation [batch, rows, columns, features] or [batch, tokens, features]
+        (`jc2i.taps.names`), or several, whose maps are min-max normalised and averaged; None for
         the last that lies on a grid over the image.
       channel_axis: which axis of the activation counts the features, -1 or 1; None where the grid
         tells (one that fits both ways is refused).
+      prefix_tokens: how many class and register tokens lead the patches; None where the number of
+        tokens tells.
       relative: whether the falls are divided by y.
       relu: whether the map's negative part is cut off.
       resize: whether the map is upsampled to the image's size (bilinear), or stays the layer's.
@@ -58,16 +62,19 @@ def ablation_cam(
     Raises:
       ValueError: for bad input, naming the argument; for an unknown layer, listing those there are.
     """
-    activation, score = cut(model, images, targets, layer, channel_axis)
-    features = jnp.arange(activation.shape[-1])
-
-    def ablated(index: Array) -> Array:
-        # Index 0 is the whole activation, so that what is behind it is in the program once.
-        return score(jnp.where(features == index - 1, 0, activation))
-
     chunk = streaming.per_step(images.shape[0], batch_size)
-    scores = streaming.collect(jax.vmap(ablated, out_axes=1), 1 + len(features), chunk)
-    falls = (scores[:, :1] - scores[:, 1:]).astype(images.dtype)
-    weights = falls / scores[:, :1] if relative else falls
-    maps = jnp.einsum("bhwk,bk->bhw", activation.astype(images.dtype), weights)
-    return finish(maps, images, relu, resize)
+
+    def weighted(opened: Cut) -> Array:
+        features = jnp.arange(opened.activation.shape[-1])
+
+        def ablated(index: Array) -> Array:
+            # Index 0 is the whole activation, so that what is behind it is in the program once.
+            return opened.score(jnp.where(features == index - 1, 0, opened.activation))
+
+        scores = streaming.collect(jax.vmap(ablated, out_axes=1), 1 + len(features), chunk)
+        falls = (scores[:, :1] - scores[:, 1:]).astype(images.dtype)
+        weights = falls / scores[:, :1] if relative else falls
+        return jnp.einsum("bhwk,bk->bhw", opened.activation.astype(images.dtype), weights)
+
+    found = cuts(model, images, targets, layer, channel_axis, prefix_tokens)
+    return finish(list(map(weighted, found)), images, relu, resize)

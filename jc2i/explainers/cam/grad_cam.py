@@ -7,7 +7,7 @@ from collections.abc import Callable
 from jaxtyping import Array, Float, Int, Key
 
 from jc2i import checks
-from jc2i.explainers.cam.layers import LAYER, activation_and_gradient, finish
+from jc2i.explainers.cam.layers import LAYER, Layer, activations_and_gradients, finish
 from jc2i.query import Cost, explainer
 
 
@@ -18,8 +18,9 @@ def grad_cam(
     targets: Int[checks.Array, " batch"],
     *,
     key: Key[Array, "*batch"] | None = None,
-    layer: str | None = None,
+    layer: Layer = None,
     channel_axis: int | None = None,
+    prefix_tokens: int | None = None,
     relu: bool = True,
     resize: bool = True,
     batch_size: int | None = None,
@@ -35,10 +36,13 @@ def grad_cam(
       images: images, in [0, 1] unless the model says otherwise.
       targets: class whose score is explained, one an image.
       key: not used: the method is deterministic.
-      layer: name of an activation [batch, rows, columns, features] (`jc2i.taps.names`); None for
+      layer: name of an activation [batch, rows, columns, features] or [batch, tokens, features]
+        (`jc2i.taps.names`), or several, whose maps are min-max normalised and averaged; None for
         the last that lies on a grid over the image.
       channel_axis: which axis of the activation counts the features, -1 or 1; None where the grid
         tells (one that fits both ways is refused).
+      prefix_tokens: how many class and register tokens lead the patches; None where the number of
+        tokens tells.
       relu: whether the map's negative part is cut off.
       resize: whether the map is upsampled to the image's size (bilinear), or stays the layer's.
       batch_size: most model evaluations in flight; None for the whole batch at once.
@@ -49,6 +53,10 @@ def grad_cam(
     Raises:
       ValueError: for bad input, naming the argument; for an unknown layer, listing those there are.
     """
-    activation, gradient = activation_and_gradient(model, images, targets, layer, channel_axis)
-    weights = gradient.mean(axis=(1, 2), keepdims=True)
-    return finish((activation * weights).sum(axis=-1), images, relu, resize)
+    maps = [
+        (activation * gradient.mean(axis=(1, 2), keepdims=True)).sum(axis=-1)
+        for activation, gradient in activations_and_gradients(
+            model, images, targets, layer, channel_axis, prefix_tokens
+        )
+    ]
+    return finish(maps, images, relu, resize)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,22 +11,46 @@ from jaxtyping import Array, Float, Int
 
 from jc2i import checks, scores, taps
 from jc2i.explainers import upsampling
-from jc2i.options import Maybe, OneOf, Text
+from jc2i.explainers.tokens import TokenGrid, grid_of_tokens
+from jc2i.normalization import normalize
+from jc2i.options import Maybe, OneOf, Text, Whole
 
-LAYER: dict[str, Any] = {"layer": Maybe(Text()), "channel_axis": OneOf(1, -1, None)}
-"""What the options `layer` and `channel_axis` take."""
+Layer = str | Sequence[str] | None
+"""One layer, several, or None for the last that lies on a grid over the image."""
+
+LAYER: dict[str, Any] = {
+    "layer": Maybe(Text(several=True)),
+    "channel_axis": OneOf(1, -1, None),
+    "prefix_tokens": Maybe(Whole(0)),
+}
+"""What the options `layer`, `channel_axis` and `prefix_tokens` take."""
 
 
 class Cut(NamedTuple):
     """A model cut open at a layer.
 
     Attributes:
-      activation: the layer's value [batch, rows, columns, features], features last.
-      score: an activation -> each target's score; only what is behind the layer is computed.
+      activation: the layer's value [batch, rows, columns, features], features last; of tokens, the
+        patches.
+      score: an activation -> each target's score; only what is behind the layer is computed. The
+        tokens that lead the patches keep their values.
     """
 
     activation: Float[Array, "batch rows columns features"]
     score: Callable[[Array], Array]
+
+
+def cuts(
+    model: Callable,
+    images: Float[checks.Array, "batch height width channel"],
+    targets: Int[checks.Array, " batch"],
+    layer: Layer,
+    channel_axis: int | None = None,
+    prefix_tokens: int | None = None,
+) -> list[Cut]:
+    """A model cut at each of its layers asked for, the others staying whole; see `cut`."""
+    listed = [layer] if layer is None or isinstance(layer, str) else layer
+    return [cut(model, images, targets, name, channel_axis, prefix_tokens) for name in listed]
 
 
 def cut(
@@ -35,8 +59,9 @@ def cut(
     targets: Int[checks.Array, " batch"],
     layer: str | None,
     channel_axis: int | None = None,
+    prefix_tokens: int | None = None,
 ) -> Cut:
-    """Cuts a model at a named activation that lies on a grid over the image.
+    """Cuts a model at a named activation that lies on a grid over the image, or whose tokens do.
 
     Args:
       model: images -> scores[batch, classes].
@@ -45,6 +70,7 @@ def cut(
       layer: a name of `taps.names`, or None for the last that lies on a grid.
       channel_axis: which axis of the activation counts the features, -1 or 1; None where the
         grid's sides tell.
+      prefix_tokens: of tokens, how many lead the patches; None where their number tells.
 
     Returns:
       The activation, and the scores as a function of it.
@@ -53,43 +79,52 @@ def cut(
       ValueError: for a layer that there is not, whose activation is no grid, or whose axes could
         be taken either way.
     """
-    layer, axis = chosen(model, images, layer, channel_axis)
+    layer, axis = chosen(model, images, layer, channel_axis, prefix_tokens)
     found, behind = taps.cut(model, images, layer)
+    prefix, grid = _spread(found, axis, images, prefix_tokens)
 
     def score(activation: Array) -> Array:
-        return scores.of_targets(behind(jnp.moveaxis(activation, -1, axis)), targets)
+        if found.ndim == 4:
+            return scores.of_targets(behind(jnp.moveaxis(activation, -1, axis)), targets)
+        tokens = activation.reshape(len(activation), -1, activation.shape[-1])
+        tokens = jnp.concatenate([prefix, tokens], axis=1) if prefix.shape[1] else tokens
+        return scores.of_targets(behind(tokens), targets)
 
-    return Cut(jnp.moveaxis(found, axis, -1), score)
+    return Cut(grid, score)
 
 
-def activation_and_gradient(
+def activations_and_gradients(
     model: Callable,
     images: Float[checks.Array, "batch height width channel"],
     targets: Int[checks.Array, " batch"],
-    layer: str | None,
+    layer: Layer,
     channel_axis: int | None = None,
-) -> tuple[
-    Float[Array, "batch rows columns features"], Float[Array, "batch rows columns features"]
+    prefix_tokens: int | None = None,
+) -> list[
+    tuple[Float[Array, "batch rows columns features"], Float[Array, "batch rows columns features"]]
 ]:
-    """A layer's activation A and the gradient of each target's score by it, dF(x)_c / dA.
+    """Each layer's activation A and the gradient of each target's score by it, dF(x)_c / dA.
 
     Args:
       model: images -> scores[batch, classes].
       images: images that the model accepts.
       targets: class whose score is differentiated, one an image.
-      layer: see `cut`.
+      layer: see `cuts`.
       channel_axis: see `cut`.
+      prefix_tokens: see `cut`.
 
     Returns:
-      The activation and the gradient, in float32 at least.
+      The activation and the gradient of each layer, in float32 at least.
 
     Raises:
       ValueError: see `cut`.
     """
-    activation, score = cut(model, images, targets, layer, channel_axis)
-    gradient = jax.grad(lambda value: score(value).sum())(activation)
-    wide = jnp.promote_types(activation.dtype, images.dtype)
-    return activation.astype(wide), gradient.astype(wide)
+    found = []
+    for activation, score in cuts(model, images, targets, layer, channel_axis, prefix_tokens):
+        gradient = jax.grad(lambda value, score=score: score(value).sum())(activation)
+        wide = jnp.promote_types(activation.dtype, images.dtype)
+        found.append((activation.astype(wide), gradient.astype(wide)))
+    return found
 
 
 def chosen(
@@ -97,34 +132,46 @@ def chosen(
     images: Float[checks.Array, "batch height width channel"],
     layer: str | None,
     channel_axis: int | None = None,
+    prefix_tokens: int | None = None,
 ) -> tuple[str, int]:
     """The name of a layer whose activation is a grid over the image, and its axis of features.
+
+    Not named, it is the last activation that is a grid. Where none is, it is the last one of
+    tokens, if patches are all its tokens; with a class token among them, a layer behind the last
+    attention tells the class nothing about its patches, so it is the last in front of the last
+    attention map [batch, heads, tokens, tokens] that the model names.
 
     Args:
       model: images -> scores, any JAX function.
       images: images that the model accepts.
-      layer: its name; None chooses the last that is such a grid.
+      layer: its name; None chooses.
       channel_axis: -1 or 1; None where the grid's sides tell.
+      prefix_tokens: how many tokens lead the patches; None where their number tells.
 
     Returns:
       The name, and -1 or 1.
 
     Raises:
-      ValueError: for a layer that there is not, whose activation is no grid, or whose axes could
-        be taken either way.
+      ValueError: for a layer that there is not, whose activation is no grid, whose axes could be
+        taken either way, or whose tokens do not fit the image.
     """
-    axes = {name: _feature_axes(a.shape, images) for name, a in taps.names(model, images).items()}
+    shapes = {name: found.shape for name, found in taps.names(model, images).items()}
+    axes = {name: _feature_axes(shape, images, prefix_tokens) for name, shape in shapes.items()}
     if channel_axis is not None:
         axes = {name: [a for a in found if a == channel_axis] for name, found in axes.items()}
     # Not named, a layer must be as the images are, features last, unless an option says otherwise.
     listed = [name for name, found in axes.items() if (channel_axis or -1) in found]
     takes = f"one of {', '.join(listed)}" if listed else "a model that names an activation grid"
     if layer is None:
-        checks.require(bool(listed), "layer", None, takes)
-        layer = listed[-1]
+        layer = _default({name: shapes[name] for name in listed}, shapes, images, prefix_tokens)
+        if layer is None:
+            raise checks.invalid("layer", None, takes)
     activation = jax.eval_shape(lambda images: taps.capture(model, images, layer), images)
     found = axes.get(layer, [])
     got = f"{layer!r}, {checks.describe(activation)}"
+    if prefix_tokens is not None and activation.ndim == 3 and not found:
+        takes = f"a number that leaves a grid over the image: {got} are the tokens"
+        raise checks.invalid("prefix_tokens", prefix_tokens, takes)
     checks.require(bool(found), "layer", got, takes)
     if len(found) > 1:
         takes = f"-1 or 1: the features of {got} may be its last axis or its second"
@@ -132,13 +179,68 @@ def chosen(
     return layer, found[0]
 
 
-def _feature_axes(shape: tuple[int, ...], images: checks.Array) -> list[int]:
-    """Which axis of an activation may count features, the other two lying on the image.
+def _default(
+    listed: dict[str, tuple[int, ...]],
+    shapes: dict[str, tuple[int, ...]],
+    images: checks.Array,
+    prefix_tokens: int | None,
+) -> str | None:
+    """The layer meant by none, of those listed; None where there is none, or no telling."""
+    grids = [name for name, shape in listed.items() if len(shape) == 4]
+    if grids or not listed:
+        return grids[-1] if grids else None
+    last = list(listed)[-1]
+    tokens = listed[last][1]
+    if grid_of_tokens(tokens, *images.shape[1:3], prefix_tokens).prefix == 0:
+        return last
+    found, before = None, None
+    for name, shape in shapes.items():
+        before = name if name in listed else before
+        if len(shape) == 4 and shape[2:] == (tokens, tokens):
+            found = before
+    return found
 
-    Two do if there is more than one cell, and as many columns for each row as the image has, to a
-    cell. Features come second only where the others are the image divided by a whole stride (a
+
+def on_grid(
+    values: Array, images: Float[checks.Array, "batch height width channel"]
+) -> Float[Array, "batch rows columns features"] | None:
+    """A value of a model's on its grid over the image, features last; None where it has none."""
+    axes = _feature_axes(values.shape, images, None)
+    return _spread(values, axes[0], images, None)[1] if axes else None
+
+
+def _spread(
+    values: Array, axis: int, images: checks.Array, prefix_tokens: int | None
+) -> tuple[Array, Array]:
+    """The tokens that lead, if any, and the grid, features last."""
+    if values.ndim == 4:
+        return values[:, :0], jnp.moveaxis(values, axis, -1)
+    lying = grid_of_tokens(values.shape[1], *images.shape[1:3], prefix_tokens)
+    prefix, patches = values[:, : lying.prefix], values[:, lying.prefix :]
+    return prefix, patches.reshape(len(values), lying.rows, lying.columns, -1)
+
+
+def _token_grid(tokens: int, images: checks.Array, prefix_tokens: int | None) -> TokenGrid | None:
+    """The grid that tokens lie on; None if there is none."""
+    try:
+        return grid_of_tokens(tokens, *images.shape[1:3], prefix_tokens)
+    except checks.Refusal:
+        return None
+
+
+def _feature_axes(
+    shape: tuple[int, ...], images: checks.Array, prefix_tokens: int | None
+) -> list[int]:
+    """Which axis of an activation may count features, the others lying on the image.
+
+    Of tokens, it is the last one.
+
+    Two axes do if there is more than one cell, and as many columns for each row as the image has,
+    to a cell. Features come second only where the others are the image divided by a whole stride (a
     square attention map is no grid), and last only where both or neither are.
     """
+    if len(shape) == 3 and shape[0] == images.shape[0]:
+        return [-1] if _token_grid(shape[1], images, prefix_tokens) else []
     if len(shape) != 4 or shape[0] != images.shape[0]:
         return []
     size = images.shape[1:3]
@@ -162,11 +264,34 @@ def _is_strided(grid: tuple[int, ...], size: tuple[int, ...]) -> bool:
 
 
 def finish(
-    maps: Float[Array, "batch rows columns"],
+    maps: Sequence[Float[Array, "batch _ _"]],
     images: Float[checks.Array, "batch height width channel"],
     relu: bool,
     resize: bool,
 ) -> Float[Array, "batch tall wide"]:
-    """A layer's map with its negative part cut off, at the image's size, each if asked for."""
-    maps = jax.nn.relu(maps) if relu else maps
-    return upsampling.bilinear(maps, *images.shape[1:3]) if resize else maps
+    """The layers' maps as one: their negative parts cut off, at the image's size, each if asked.
+
+    The map of one layer stays as it is. Those of several are min-max normalised each, upsampled
+    and averaged, as pytorch-grad-cam does (which normalises the average once more).
+
+    Args:
+      maps: each layer's map.
+      images: the images.
+      relu: whether the negative part of each is cut off.
+      resize: whether they are upsampled to the image's size.
+
+    Returns:
+      The map.
+
+    Raises:
+      ValueError: for maps of several sizes that are not to be resized.
+    """
+    sizes = list(dict.fromkeys(found.shape[1:] for found in maps))
+    if len(sizes) > 1 and not resize:
+        got = f"False with layers of {' and '.join(f'{h}x{w}' for h, w in sizes)} cells"
+        raise checks.invalid("resize", got, "True, or layers of one size")
+    maps = [jax.nn.relu(found) if relu else found for found in maps]
+    maps = list(map(normalize, maps)) if len(maps) > 1 else maps
+    height, width = images.shape[1:3]
+    maps = [upsampling.bilinear(found, height, width) if resize else found for found in maps]
+    return sum(maps[1:], start=maps[0]) / len(maps) if len(maps) > 1 else maps[0]

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jc2i import checks, masking, removal, streaming
 from jc2i.explainers import upsampling
-from jc2i.explainers.cam.layers import LAYER, cut, finish
+from jc2i.explainers.cam.layers import LAYER, Cut, Layer, cuts, finish
 from jc2i.normalization import normalize
 from jc2i.options import Fill
 from jc2i.query import Cost, explainer
@@ -28,8 +28,9 @@ def score_cam(
     targets: Int[checks.Array, " batch"],
     *,
     key: Key[Array, "*batch"] | None = None,
-    layer: str | None = None,
+    layer: Layer = None,
     channel_axis: int | None = None,
+    prefix_tokens: int | None = None,
     baseline: removal.Baseline = 0.0,
     relu: bool = True,
     resize: bool = True,
@@ -48,10 +49,13 @@ def score_cam(
       images: images, in [0, 1] unless the model says otherwise.
       targets: class whose score is explained, one an image.
       key: not used: the method is deterministic.
-      layer: name of an activation [batch, rows, columns, features] (`jc2i.taps.names`); None for
+      layer: name of an activation [batch, rows, columns, features] or [batch, tokens, features]
+        (`jc2i.taps.names`), or several, whose maps are min-max normalised and averaged; None for
         the last that lies on a grid over the image.
       channel_axis: which axis of the activation counts the features, -1 or 1; None where the grid
         tells (one that fits both ways is refused).
+      prefix_tokens: how many class and register tokens lead the patches; None where the number of
+        tokens tells.
       baseline: what a masked pixel becomes: a number, one a channel, an image array, `"blur"`.
       relu: whether the map's negative part is cut off.
       resize: whether the map is upsampled to the image's size (bilinear), or stays the layer's.
@@ -63,16 +67,21 @@ def score_cam(
     Raises:
       ValueError: for bad input, naming the argument; for an unknown layer, listing those there are.
     """
-    activation = cut(model, images, targets, layer, channel_axis).activation.astype(images.dtype)
     fill = removal.fill(images, baseline)[:, None]
-
-    def visible_scores(index: Array) -> Array:
-        coarse = jnp.moveaxis(jnp.take(activation, index, axis=-1), -1, 1)
-        masks = upsampling.bilinear(coarse.reshape(-1, *coarse.shape[2:]), *images.shape[1:3])
-        masks = normalize(masks).reshape(*coarse.shape[:2], *images.shape[1:3], 1)
-        return masking.variant_scores(model, masking.blend(images[:, None], masks, fill), targets)
-
     chunk = streaming.per_step(images.shape[0], batch_size)
-    scores = streaming.collect(visible_scores, activation.shape[-1], chunk)
-    maps = jnp.einsum("bhwk,bk->bhw", activation, jax.nn.softmax(scores, axis=1))
-    return finish(maps, images, relu, resize)
+
+    def weighted(opened: Cut) -> Array:
+        activation = opened.activation.astype(images.dtype)
+
+        def visible_scores(index: Array) -> Array:
+            coarse = jnp.moveaxis(jnp.take(activation, index, axis=-1), -1, 1)
+            masks = upsampling.bilinear(coarse.reshape(-1, *coarse.shape[2:]), *images.shape[1:3])
+            masks = normalize(masks).reshape(*coarse.shape[:2], *images.shape[1:3], 1)
+            seen = masking.blend(images[:, None], masks, fill)
+            return masking.variant_scores(model, seen, targets)
+
+        scores = streaming.collect(visible_scores, activation.shape[-1], chunk)
+        return jnp.einsum("bhwk,bk->bhw", activation, jax.nn.softmax(scores, axis=1))
+
+    found = cuts(model, images, targets, layer, channel_axis, prefix_tokens)
+    return finish(list(map(weighted, found)), images, relu, resize)

@@ -30,7 +30,7 @@ class References:
 
     takes = "black, white, a number, one a channel or an array that fits {}, or several of these"
 
-    def read(self, name: str, value: object, images: Array) -> Array:
+    def read(self, name: str, value: object, images: Array) -> checks.Array:
         """The references as one array [references, height, width, channel], or of ones there."""
         shape = images.shape[1:]
         numbers = (
@@ -45,8 +45,8 @@ class References:
         # On the host where they are known: each operation on a device is a program to compile.
         numpy = np if all(isinstance(reference, np.ndarray) for reference in found) else jnp
         if all(reference.ndim == 0 for reference in found):
-            return jnp.asarray(numpy.stack(found).reshape(-1, 1, 1, 1))
-        return jnp.asarray(numpy.stack([numpy.broadcast_to(each, shape) for each in found]))
+            return numpy.stack(found).reshape(-1, 1, 1, 1)
+        return numpy.stack([numpy.broadcast_to(each, shape) for each in found])
 
     def _one(self, name: str, value: object, images: Array) -> Array | np.ndarray:
         if isinstance(value, str):

@@ -24,9 +24,10 @@ DIMENSIONS = {
     "vit_b16": {"size": 224, "patch": 16, "width": 768, "depth": 12, "heads": 12},
     "deit_b16": {"size": 224, "patch": 16, "width": 768, "depth": 12, "heads": 12},
     "vit_small": {"size": 32, "patch": 4, "width": 192, "depth": 6, "heads": 3},
+    "vit_small_56": {"size": 56, "patch": 4, "width": 96, "depth": 4, "heads": 3},
 }
-"""The dimensions that each architecture has unless told otherwise; the small one is this package's,
-for images of 32 to 64 pixels."""
+"""The dimensions that each architecture has unless told otherwise; the small ones are this
+package's, for images of 32 to 64 pixels, the last with weights of less than 2 MB."""
 
 
 class VisionTransformer(Classifier):
@@ -35,8 +36,10 @@ class VisionTransformer(Classifier):
     It names its activations, with tokens in the order class token, then patches row by row:
 
     - `patches`: the patch embedding as a grid [batch, height, width, channel]
-    - `block{i}.grid`: the patches after a block's first layer norm, as such a grid. The attention
-      of the block reads them from there, so this is where methods of the Grad-CAM family look
+    - `block{i}.norm1`: the tokens [batch, tokens, channel] after the layer norm in front of a
+      block's attention; that of the last block is Opti-CAM's layer
+    - `block{i}.grid`: the patches among them, as a grid [batch, height, width, channel]. The
+      attention of the block reads them from there: where methods of the Grad-CAM family look
     - `block{i}.attention`: the attention maps [batch, heads, tokens, tokens], rows summing to 1
     - `block{i}`: the tokens [batch, tokens, channel] that a block returns
     - `norm`: the tokens after the last layer norm; `pool`: its class token; `logits`
@@ -44,7 +47,8 @@ class VisionTransformer(Classifier):
     There is no dropout, in training neither.
 
     Args:
-      architecture: `"vit_b16"`, `"deit_b16"` or `"vit_small"`, which sets the dimensions.
+      architecture: `"vit_b16"`, `"deit_b16"`, `"vit_small"` or `"vit_small_56"`, which sets the
+        dimensions.
       classes: the number of classes.
       size: the height and width of the images, a multiple of `patch`.
       patch: the height and width of a patch.
@@ -175,7 +179,8 @@ class _Block(nnx.Module):
     def __call__(
         self, tokens: Float[jax.Array, "batch tokens width"]
     ) -> Float[jax.Array, "batch tokens width"]:
-        tokens = tokens + self.attend(self.norm1(tokens))
+        normalised = checkpoint_name(self.norm1(tokens), f"{self.name}.norm1")
+        tokens = tokens + self.attend(normalised)
         hidden = jax.nn.gelu(self.fc1(self.norm2(tokens)), approximate=False)
         return tokens + self.fc2(hidden)
 

@@ -1,4 +1,4 @@
-"""Whether the pixels a map calls important are those that the model uses."""
+"""The score as pixels are removed from the image, or inserted, in the order of the map."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ TIE_SEED = 0
 
 def _cost(shape: tuple[int, ...], options: Mapping[str, Any]) -> Cost:
     curves = options.get("orders", 1)
-    return Cost(forward=options["steps"] * curves + options["normalize"])
+    # A deletion curve starts at the clean score, which it may be divided by too.
+    clean = options["normalize"] or options["start"]
+    return Cost(forward=options["steps"] * curves + clean)
+
+
+def _insertion_cost(shape: tuple[int, ...], options: Mapping[str, Any]) -> Cost:
+    return Cost(forward=options["steps"] + options["normalize"] + options["start"])
 
 
 @metric(cost=_cost, depends_on_scores=False, baseline=Fill(), maps=Maps(), tie_key=TieKey())
@@ -33,15 +39,17 @@ def deletion_curve(
     steps: int = 100,
     baseline: removal.Baseline = "blur",
     normalize: bool = True,
+    start: bool = False,
     tie_key: Key[Array, ""] | None = None,
     batch_size: int | None = None,
-) -> Float[Array, "batch steps"]:
+) -> Float[Array, "batch points"]:
     """Deletion curve: the target's score as the most important pixels are removed first.
 
     Column k is F(x with the k/steps most important pixels replaced)_c / F(x)_c, k = 1..steps (C2I
     section 4.4; Petsiuk et al. 2018). Pixels of equal importance go in the order of one random
     permutation, the same for every image and map, so that two maps are compared like for like.
-    Cost: `steps` + 1 evaluations; memory does not grow with them.
+    Petsiuk's deletion is `steps=224, baseline=0.0, normalize=False, start=True`, and its area the
+    trapezoid. Cost: `steps` + 1 evaluations; memory does not grow with them.
 
     Args:
       model: callable pytree, images -> scores[batch, classes]; usually probabilities.
@@ -52,6 +60,8 @@ def deletion_curve(
       baseline: what a removed pixel becomes: a number, one a channel, an image array, `"blur"`
         (11x11 Gaussian, sigma 10).
       normalize: whether curves are divided by the score of the clean image.
+      start: whether the point of k = 0, the clean score, comes first: `area`'s trapezoid
+        needs it.
       tie_key: key of the permutation that breaks ties; None for a fixed one.
       batch_size: most model evaluations in flight; None for one step of the whole batch.
 
@@ -64,10 +74,14 @@ def deletion_curve(
     """
     position = removal_order(maps, tie_key)[:, None]
     fill = jnp.broadcast_to(removal.fill(images, baseline), images.shape)
-    return _curves(model, images, fill, True, targets, position, steps, normalize, batch_size)[:, 0]
+    return curves_by_position(
+        model, images, fill, True, targets, position, steps, normalize, start, batch_size
+    )[:, 0]
 
 
-@metric(cost=_cost, depends_on_scores=False, baseline=Fill(), maps=Maps(), tie_key=TieKey())
+@metric(
+    cost=_insertion_cost, depends_on_scores=False, baseline=Fill(), maps=Maps(), tie_key=TieKey()
+)
 def insertion_curve(
     model: Callable,
     images: Float[checks.Array, "batch height width channel"],
@@ -77,13 +91,16 @@ def insertion_curve(
     steps: int = 224,
     baseline: removal.Baseline = "blur",
     normalize: bool = False,
+    start: bool = False,
     tie_key: Key[Array, ""] | None = None,
     batch_size: int | None = None,
-) -> Float[Array, "batch steps"]:
+) -> Float[Array, "batch points"]:
     """Insertion curve: the target's score as the most important pixels appear first.
 
     Column k is F(baseline with the k/steps most important pixels of x)_c, k = 1..steps (Petsiuk et
-    al. 2018: 224 steps from a blurred image). Cost: `steps` (+ 1 if normalised) evaluations.
+    al. 2018: 224 steps from a blurred image). Theirs is `start=True` from their own narrower blur,
+    `baseline=jc2i.removal.gaussian_blur(images, 11, 5.0)` (they pad it with zeros), and its area
+    the trapezoid. Cost: `steps` (+ 1 if normalised, + 1 with `start`) evaluations.
 
     Args:
       model: callable pytree, images -> scores[batch, classes]; usually probabilities.
@@ -93,6 +110,8 @@ def insertion_curve(
       steps: points of the curve, at least 1.
       baseline: what a pixel is before it is inserted: as in `deletion_curve`.
       normalize: whether curves are divided by the score of the clean image.
+      start: whether the point of k = 0, the score of the baseline alone, comes first:
+        `area`'s trapezoid needs it.
       tie_key: key of the permutation that breaks ties; None for a fixed one.
       batch_size: most model evaluations in flight; None for one step of the whole batch.
 
@@ -104,9 +123,9 @@ def insertion_curve(
     """
     position = removal_order(maps, tie_key)[:, None]
     fill = jnp.broadcast_to(removal.fill(images, baseline), images.shape)
-    return _curves(model, images, fill, False, targets, position, steps, normalize, batch_size)[
-        :, 0
-    ]
+    return curves_by_position(
+        model, images, fill, False, targets, position, steps, normalize, start, batch_size
+    )[:, 0]
 
 
 @metric(
@@ -128,8 +147,9 @@ def random_deletion_curve(
     steps: int = 100,
     baseline: removal.Baseline = "blur",
     normalize: bool = True,
+    start: bool = False,
     batch_size: int | None = None,
-) -> Float[Array, "batch steps"]:
+) -> Float[Array, "batch points"]:
     """The deletion curve of random superpixels, averaged over several random orders.
 
     What a map must beat to explain better than chance (C2I section 4.4). Whole superpixels are
@@ -147,6 +167,7 @@ def random_deletion_curve(
       steps: points of the curve, at least 1.
       baseline: what a removed pixel becomes: as in `deletion_curve`.
       normalize: whether curves are divided by the score of the clean image.
+      start: as in `deletion_curve`.
       batch_size: most model evaluations in flight; None for one step of the whole batch.
 
     Returns:
@@ -165,20 +186,38 @@ def random_deletion_curve(
 
     positions = jax.vmap(position, out_axes=1)(jnp.arange(orders))
     fill = jnp.broadcast_to(removal.fill(images, baseline), images.shape)
-    curves = _curves(model, images, fill, True, targets, positions, steps, normalize, batch_size)
+    curves = curves_by_position(
+        model, images, fill, True, targets, positions, steps, normalize, start, batch_size
+    )
     return curves.mean(axis=1)
 
 
-def area(curve: Float[checks.Array, "*batch steps"]) -> Float[Array, "*batch"]:
-    """The area under a deletion or insertion curve: its mean over the steps.
+def area(curve: Float[checks.Array, "*batch points"], rule: str = "mean") -> Float[Array, "*batch"]:
+    """The area under a deletion or insertion curve over fractions of pixels from 0 to 1.
+
+    `"mean"`: (1/K) sum_{k=1..K} y_k, a step function (C2I section 4.4). `"trapezoid"`: (1/K)
+    (y_0/2 + y_1 + ... + y_{K-1} + y_K/2), the straight lines of Petsiuk et al. (2018). They need
+    y_0, the clean image's point of a deletion and the baseline's of an insertion: of a curve
+    without it they would leave out the first step. So each rule has its own curve.
 
     Args:
-      curve: curves over equal steps.
+      curve: curves over equal steps: for `"mean"` without the point of no step, for `"trapezoid"`
+        with it (`start=True`).
+      rule: `"mean"` or `"trapezoid"`.
 
     Returns:
       One area a curve.
+
+    Raises:
+      ValueError: for another rule, or for a trapezoid of fewer than two points.
     """
-    return jnp.mean(jnp.asarray(curve), axis=-1)
+    checks.one_of("rule", rule, ("mean", "trapezoid"))
+    curve = jnp.asarray(curve)
+    if rule == "mean":
+        return jnp.mean(curve, axis=-1)
+    takes = "curves[..., points] of two points at least: `start=True`"
+    checks.require(curve.shape[-1] > 1, "curve", checks.describe(curve), takes)
+    return jnp.mean((curve[..., 1:] + curve[..., :-1]) / 2, axis=-1)
 
 
 def better_than_random(
@@ -236,7 +275,7 @@ def _segment_position(key: Array, segments: Array) -> Array:
     return (middle[draw[flat]] / flat.size).reshape(segments.shape)
 
 
-def _curves(
+def curves_by_position(
     model: Callable,
     images: checks.Array,
     fill: Array,
@@ -245,27 +284,50 @@ def _curves(
     positions: Float[Array, "batch orders height width"],
     steps: int,
     normalize: bool,
+    start: bool,
     batch_size: int | None,
-) -> Float[Array, "batch orders steps"]:
-    """Scores as the pixels with position below each fraction leave (or enter) the image."""
+) -> Float[Array, "batch orders points"]:
+    """Scores as the pixels with position below each fraction leave (or enter) the image.
+
+    Args:
+      model: images -> scores[batch, classes].
+      images: the images.
+      fill: what removed pixels are.
+      deletion: whether pixels leave the image rather than the fill.
+      targets: class whose score is followed, one an image.
+      positions: for each of several orders, the fraction of pixels before each pixel.
+      steps: points of a curve, without the one of k = 0.
+      normalize: whether curves are divided by the score of the clean image.
+      start: whether the point of k = 0 comes first.
+      batch_size: most model evaluations in flight; None for one step of the whole batch.
+
+    Returns:
+      The curves; NaN for an image with a position that is.
+    """
     batch, orders, height, width = positions.shape
     pixels = height * width
-    clean = int(normalize)
+    # A deletion curve starts at the clean score, an insertion curve at a point of its own.
+    clean = int(normalize or (start and deletion))
+    first = 0 if start and not deletion else 1
+    points = steps + 1 - first
 
     def changed_scores(index: Array) -> Array:
         # Index 0 is the clean image, if it is asked for: the model is in the program once.
         point = jnp.maximum(index - clean, 0)
         # Compared in whole pixels: k/steps of them, rounded, as fractions do not add up exactly.
-        number = jnp.round((point % steps + 1).astype(images.dtype) / steps * pixels)
-        changed = positions[:, point // steps] * pixels < number[None, :, None, None] - 0.25
+        number = jnp.round((point % points + first).astype(images.dtype) / steps * pixels)
+        changed = positions[:, point // points] * pixels < number[None, :, None, None] - 0.25
         visible = ~changed if deletion else changed
         visible |= (index < clean)[None, :, None, None]
         variants = jnp.where(visible[..., None], images[:, None], fill[:, None])
         return masking.variant_scores(model, variants, targets)
 
     chunk = streaming.per_step(batch, batch_size)
-    values = streaming.collect(changed_scores, orders * steps + clean, chunk)
-    curves = values[:, clean:].reshape(batch, orders, steps)
+    values = streaming.collect(changed_scores, orders * points + clean, chunk)
+    curves = values[:, clean:].reshape(batch, orders, points)
+    if start and deletion:
+        clean_point = jnp.broadcast_to(values[:, :1, None], (batch, orders, 1))
+        curves = jnp.concatenate([clean_point, curves], axis=2)
     if normalize:
         score = values[:, :1, None]
         curves = jnp.where(score > 0, curves / jnp.where(score > 0, score, 1), jnp.nan)

@@ -1,0 +1,1 @@
+"""Methods for transformers, on named attention maps [batch, heads, tokens, tokens]."""
