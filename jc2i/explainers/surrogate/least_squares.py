@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jc2i import streaming
+from jc2i.options import Scalar
 
 
 class Sums(NamedTuple):
@@ -90,7 +91,7 @@ def sums(
 def solve(
     matrix: Float[Array, "batch regions regions"],
     vector: Float[Array, "batch regions"],
-    ridge: Float[Array, ""] | float = 0.0,
+    ridge: Scalar = 0.0,
 ) -> Float[Array, "batch regions"]:
     """The shortest x that minimises x^T A x - 2 b^T x + ridge |x|^2.
 

@@ -82,19 +82,18 @@ def test_drawn_they_come_near_shapleys_values(images):
     np.testing.assert_allclose(found.sum(), expected.sum(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("samples", [1, 253])
-def test_they_sum_to_what_the_image_adds(images, segments, samples):
-    options = {"segments": segments, "samples": samples, "regions": 8}
+def test_they_sum_to_what_the_image_adds(images, segments):
+    """However little one coalition says of each region."""
+    options = {"segments": segments, "samples": 1, "regions": 8}
     maps = kernel_shap(curved, images, TARGETS, key=KEY, **options)
     whole, none = (curved(x)[np.arange(3), TARGETS] for x in (images, 0 * images))
     total = by_region(maps, segments).sum(axis=1)
     np.testing.assert_allclose(total, whole - none, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("samples", [40, 254])
-def test_recovers_a_linear_model_of_the_regions(linear, images, segments, samples):
+def test_recovers_a_linear_model_of_the_regions(linear, images, segments):
     model = linear((8, 9, 3))
-    options = {"segments": segments, "samples": samples, "regions": 8}
+    options = {"segments": segments, "samples": 40, "regions": 8}
     maps = kernel_shap(model, images, TARGETS, key=KEY, **options)
     pixels = images * np.moveaxis(model.weights, -1, 0)[TARGETS]
     expected = [
@@ -146,7 +145,7 @@ def test_agrees_with_captum(explained, captum, published):
     )
     mean, deviation = published["kernel_shap/mean"], published["kernel_shap/deviation"]
     difference = np.abs(by_region(maps, regions) - mean)
-    assert (difference < 5 * deviation / np.sqrt(8) + 1e-5).all()
+    assert (difference < 5 * deviation.mean(axis=1, keepdims=True) / np.sqrt(8)).all()
 
 
 def test_says_its_cost():
