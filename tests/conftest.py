@@ -99,10 +99,8 @@ class Transformer:
         for block in range(cls.BLOCKS):
             shapes |= {f"qkv{block}": (width, 3 * width), f"proj{block}": (width, width)}
             shapes |= {f"up{block}": (width, 2 * width), f"down{block}": (2 * width, width)}
-        drawn = {
-            name: random.standard_normal(shape) * (3 if "qkv" in name else 1) / shape[0] ** 0.5
-            for name, shape in shapes.items()
-        }
+        scales = dict.fromkeys(shapes, 0.5) | {"head": 0.15}  # probabilities far from 0 and 1
+        drawn = {name: scales[name] * random.standard_normal(shapes[name]) for name in shapes}
         drawn |= {f"{name}_bias": 0.1 * random.standard_normal(shapes[name][1]) for name in shapes}
         if class_token:
             drawn["token"] = random.standard_normal(width)

@@ -76,7 +76,7 @@ def tibav(
       ValueError: for bad input, naming the argument; for an unknown layer, listing those there are;
         for a model with an operation that no rule is known for, naming it and its line.
     """
-    one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+    one = images[:1]
     chosen = maps.names(model, one, layer)
     places = maps.grid(model, one, chosen, prefix_tokens)
 
