@@ -1,4 +1,4 @@
-"""Relevances against zennit's and LXT's (tests/golden/explainers_zennit.py, explainers_lxt.py)."""
+"""Relevances against zennit's, LXT's and Captum's (tests/golden/explainers_*.py)."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ COMPOSITES = {
     "epsilon_alpha2_beta1",
     "epsilon_alpha2_beta1_flat",
     "epsilon_gamma_box",
+}
+CAPTUM = {
+    "epsilon": {"rule": "epsilon", "epsilon": 1e-3},
+    "gamma_without_bias": {"rule": "gamma", "gamma": 0.25, "bias": False},
+    "alpha1_beta0_without_bias": {"rule": "z_plus", "bias": False},
 }
 IN_FLOAT32 = ["z_plus", "alpha_beta", "gamma", *sorted(COMPOSITES - {"epsilon_plus"})]
 """What divides by no sum near zero that has relevance."""
@@ -119,3 +124,31 @@ def test_relevances_of_a_vision_transformer_equal_those_of_lxt(tmp_path):
         assert difference(model(images), golden["logits"]) < 1e-5
         found = explainers.lrp(model, images, targets, channels=None, epsilon=LXT["EPSILON"])
         assert difference(found, golden["relevance"]) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def captum():
+    with np.load(GOLDEN / "explainers_captum_lrp.npz") as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize("name", CAPTUM)
+def test_relevances_of_a_sequential_network_equal_captums(captum, name):
+    def convolved(x, number):
+        layout = ("NHWC", "HWIO", "NHWC")
+        kernel = captum[f"kernel{number}"]
+        x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
+        return jax.nn.relu(x + captum[f"bias{number}"])
+
+    def model(images):
+        x, window = convolved(images, 1), (1, 2, 2, 1)
+        x = jax.lax.reduce_window(x, -np.inf, jax.lax.max, window, window, "VALID")
+        x = convolved(x, 2).reshape(len(images), -1)
+        x = jax.nn.relu(x @ captum["dense1"].reshape(120, 7) + captum["bias3"])
+        return x @ captum["dense2"] + captum["bias4"]
+
+    images, targets = captum["images"], captum["targets"]
+    assert difference(model(images), captum["scores"]) < 1e-5
+    options = {"epsilon": 1e-9} | CAPTUM[name]
+    found = explainers.lrp(model, images, targets, channels=None, **options)
+    assert difference(found, captum[name]) < 1e-5
