@@ -226,8 +226,11 @@ def refusal(call, argument):
 
 def wrong_values(kind):
     if isinstance(kind, options.Maybe):
-        return [value for value in WRONG.get(type(kind.kind), []) if value is not None]
-    return WRONG.get(type(kind), [])
+        return [value for value in wrong_values(kind.kind) if value is not None]
+    wrong = WRONG.get(type(kind), [])
+    if isinstance(kind, options.Whole):
+        return [value for value in wrong if type(value) is not int or value < kind.least]
+    return wrong
 
 
 def test_refuses_options_by_name(case, untyped):

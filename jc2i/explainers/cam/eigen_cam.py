@@ -76,13 +76,11 @@ def _first(activation: Array, center: bool) -> Array:
     cells = cells - cells.mean(axis=1, keepdims=True) if center else cells
     # s U is A V: the smaller of A A^T and A^T A has all that is needed of either.
     if rows * columns <= features:
-        squares, vectors = jnp.linalg.eigh(
-            jnp.einsum("bik,bjk->bij", cells, cells, precision="highest")
-        )
+        squares, vectors = jnp.linalg.eigh(jnp.einsum("bik,bjk->bij", cells, cells))
         projected = vectors[..., -1] * jnp.sqrt(jnp.maximum(squares[:, -1:], 0))
     else:
-        _, vectors = jnp.linalg.eigh(jnp.einsum("bik,bil->bkl", cells, cells, precision="highest"))
-        projected = jnp.einsum("bik,bk->bi", cells, vectors[..., -1], precision="highest")
+        _, vectors = jnp.linalg.eigh(jnp.einsum("bik,bil->bkl", cells, cells))
+        projected = jnp.einsum("bik,bk->bi", cells, vectors[..., -1])
     maps = projected.reshape(batch, rows, columns)
     sign = jnp.where((maps * mean).sum(axis=(1, 2), keepdims=True) < 0, -1, 1)
     return maps * sign.astype(maps.dtype)
