@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -187,7 +188,7 @@ def test_the_best_step_is_never_below_the_start():
 
 def test_weights_of_two_features_are_those_of_a_grid_search():
     random = np.random.default_rng(3)
-    images = np.float32(random.uniform(0.2, 1, (2, 6, 6, 2)))
+    images = random.uniform(0.2, 1, (2, 6, 6, 2)).astype(np.float32)
     wanted = np.float32(random.uniform(0, 1, (6, 6, 2)))
 
     def model(images):
@@ -233,7 +234,7 @@ def test_each_image_stops_alone():
 def test_features_of_two_layers_share_one_softmax_and_start():
     images, targets = NETWORK["images"], NETWORK["targets"]
     both = ["layer1", "layer2"]
-    start = np.float32(np.random.default_rng(1).standard_normal((3, 10)))
+    start = np.random.default_rng(1).standard_normal((3, 10)).astype(np.float32)
     still = {"steps": 1, "learning_rate": 1e-30}
     maps = opti_cam(golden_model, images, targets, layer=both, start=start, **still)
     weights = np.exp(start) / np.exp(start).sum(1, keepdims=True)
@@ -247,7 +248,8 @@ def test_features_of_two_layers_share_one_softmax_and_start():
         opti_cam(golden_model, images, targets, layer=both, resize=False)
     with pytest.raises(ValueError, match="^start: got 4 an image, takes a number, or one for each"):
         opti_cam(golden_model, images, targets, layer=both, start=start[:, :4])
-    for wrong in (np.nan, np.zeros((2, 10)), "zero", np.zeros(10, int)):
+    wrongs: tuple[Any, ...] = (np.nan, np.zeros((2, 10)), "zero", np.zeros(10, int))
+    for wrong in wrongs:
         with pytest.raises(ValueError, match="^start: got "):
             opti_cam(golden_model, images, targets, start=wrong)
 
