@@ -56,9 +56,9 @@ def kernel_shap(
     (C(M, |z|) |z| (M - |z|)) for M regions (Lundberg and Lee 2017, theorem 2): Shapley's values
     exactly where `samples` covers all 2^M - 2 coalitions, which are then enumerated. Otherwise they
     are drawn in pairs of a coalition and its complement, sizes k with probability in proportion to
-    1 / (k (M - k)), and count equally. What too few samples leave open is shared equally. Cost:
-    `samples` + 2 evaluations, at most 2^M of a grid; memory does not grow with them, but with the
-    square of the number of regions.
+    1 / (k (M - k)), and count equally. What too few samples leave open is shared equally.
+    Cost: `samples` + 2 evaluations, at most 2^M of a grid; memory does not grow with them, but with
+    the square of the number of regions.
 
     Args:
       model: callable pytree, images -> scores[batch, classes].
