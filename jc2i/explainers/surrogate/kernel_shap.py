@@ -56,9 +56,9 @@ def kernel_shap(
     (C(M, |z|) |z| (M - |z|)) for M regions (Lundberg and Lee 2017, theorem 2): Shapley's values
     exactly where `samples` covers all 2^M - 2 coalitions, which are then enumerated. Otherwise they
     are drawn in pairs of a coalition and its complement, sizes k with probability in proportion to
-    1 / (k (M - k)), and count equally. What too few samples leave open is shared equally. Cost:
-    `samples` + 2 evaluations, at most 2^M of a grid; memory does not grow with them, but with the
-    square of the number of regions.
+    1 / (k (M - k)), and count equally. What too few samples leave open is shared equally.
+    Cost: `samples` + 2 evaluations, at most 2^M of a grid; memory does not grow with them, but with
+    the square of the number of regions.
 
     Args:
       model: callable pytree, images -> scores[batch, classes].
@@ -91,9 +91,9 @@ def kernel_shap(
 
     def enumerated(index: Array) -> tuple[Array, Array]:
         code = jnp.maximum(index - 1, 0)
-        bits = (code[:, None] >> jnp.arange(enumerable)) & 1
+        bits = (code[:, None] >> jnp.arange(enumerable)[None]) & 1
         size = jnp.minimum(bits.sum(axis=-1), enumerable)
-        shown = jnp.pad(bits == 1, ((0, 0), (0, where.room - enumerable)))
+        shown = jnp.pad(bits == 1, ((0, 0), (0, where.room - enumerable)))[None]
         # A code of more bits than the image has regions is none of its coalitions.
         within = (shown & ~used[:, None]).sum(axis=-1) == 0
         weight = table[jnp.minimum(number, enumerable)[:, None], size[None]]
@@ -110,15 +110,15 @@ def kernel_shap(
         size = jnp.clip(size, 0, jnp.maximum(number[:, None, None] - 2, 0))  # less 1
         turn = jnp.where(used[:, None], uniform[..., 1:], 2)
         shown = turn <= jnp.take_along_axis(jnp.sort(turn, axis=-1), size, axis=-1)
-        return (shown ^ (index % 2 == 1)[:, None]) & used[:, None]
+        return (shown ^ (index % 2 == 1)[None, :, None]) & used[:, None]
 
     def sample(index: Array) -> tuple[Array, Array]:
         """Index 0 is the whole image, 1 is none of it: these two are the constraint."""
         every, weight = enumerated(index)
         shown = jnp.where(exact[:, None, None], every, drawn(index))
-        weight = jnp.where(exact[:, None], weight, 1) * (index > 1).astype(weight.dtype)
-        shown = jnp.where((index == 0)[:, None], used[:, None], shown)
-        return shown & (index != 1)[:, None], weight
+        weight = jnp.where(exact[:, None], weight, 1) * (index > 1)[None].astype(weight.dtype)
+        shown = jnp.where((index == 0)[None, :, None], used[:, None], shown)
+        return shown & (index != 1)[None, :, None], weight
 
     scores = masked_scores(model, images, targets, where, baseline)
     start = jnp.zeros(used.shape, images.dtype)

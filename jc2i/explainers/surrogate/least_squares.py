@@ -70,11 +70,11 @@ def sums(
         whole = jnp.where(index[0] == 0, values[:, 0], state.whole)
         change = values - whole[:, None]
         on = shown.astype(change.dtype)
-        weight = jnp.where(counted, weight, 0)
+        weight = jnp.where(counted[None], weight, 0)
         weighted = weight[..., None] * on
         return Sums(
             whole,
-            state.second + jnp.where(counted & (index == 1), change, 0).sum(axis=1),
+            state.second + jnp.where((counted & (index == 1))[None], change, 0).sum(axis=1),
             state.weight + weight.sum(axis=1),
             state.regions + weighted.sum(axis=1),
             state.pairs + jnp.einsum("bkr,bks->brs", weighted, on, precision="highest"),

@@ -86,7 +86,7 @@ def lime(
 
     def sample(index: Array) -> tuple[Array, Array]:
         uniform = streaming.each(lambda key: streaming.each(lambda j: draw(key, j), index), key)
-        shown = ((uniform < keep) | (index == 0)[:, None]) & used[:, None]
+        shown = ((uniform < keep) | (index == 0)[None, :, None]) & used[:, None]
         fraction = shown.sum(axis=-1).astype(images.dtype) / number[:, None]
         distance = 1 - jnp.sqrt(fraction)
         return shown, jnp.exp(-((distance / kernel_width) ** 2) / 2)

@@ -57,7 +57,7 @@ class Regions:
     @property
     def used(self) -> Bool[Array, "batch regions"]:
         """Which places are an image's regions."""
-        return jnp.arange(self.room) < self.number[:, None]
+        return jnp.arange(self.room)[None] < self.number[:, None]
 
     def painted(self, values: Float[Array, "batch regions"]) -> Float[Array, "batch height width"]:
         """Each pixel with its region's value; NaN for an image of more regions than fit."""
