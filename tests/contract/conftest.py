@@ -106,7 +106,9 @@ def score(convnet):
 @pytest.fixture(scope="session")
 def case_of(score, transformer):
     keys = query.image_keys(jax.random.key(2), BATCH)
-    attentive = dataclasses.replace(score, logits=jc2i.logits(transformer(), Temperature(jnp.float32(0.7))))
+    attentive = dataclasses.replace(
+        score, logits=jc2i.logits(transformer(), Temperature(jnp.float32(0.7)))
+    )
 
     def case_of(name):
         chosen = attentive if ".attention." in METHODS[name].__module__ else score
