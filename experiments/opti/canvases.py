@@ -124,7 +124,7 @@ def _piece(
     top, left = (
         int(random.integers(0, a - b + 1)) for a, b in zip(item.shape, (tall, wide), strict=True)
     )
-    return np.rot90(item[top : top + tall, left : left + wide], random.integers(4))
+    return np.rot90(item[top : top + tall, left : left + wide], int(random.integers(4)))
 
 
 def _stroke(random: np.random.Generator) -> UInt8[np.ndarray, "tall wide"]:
