@@ -52,11 +52,11 @@ class Canvases:
     size: int = 56
     """Height and width of a canvas in pixels."""
     train: int | None = None
-    """Training images; None for all."""
+    """Training images, drawn at random; None for all."""
     test: int | None = None
     """Test images, of which one half is for calibration; None for all."""
     seed: int = 0
-    """Chooses the places and the clutter."""
+    """Chooses the images, the places and the clutter."""
 
 
 def canvases(
@@ -124,7 +124,7 @@ def _piece(
     top, left = (
         int(random.integers(0, a - b + 1)) for a, b in zip(item.shape, (tall, wide), strict=True)
     )
-    return np.rot90(item[top : top + tall, left : left + wide], random.integers(4))
+    return np.rot90(item[top : top + tall, left : left + wide], int(random.integers(4)))
 
 
 def _stroke(random: np.random.Generator) -> UInt8[np.ndarray, "tall wide"]:
@@ -151,7 +151,10 @@ def write(chosen: Canvases) -> dict[str, int]:
     counts = {}
     for split, count in (("train", chosen.train), ("test", chosen.test)):
         items = data.load(chosen.data, split, channels=1)
-        images, labels = items[slice(count)]
+        some = np.arange(len(items))
+        if count is not None:
+            (some,) = data.disjoint_splits(len(items), (count,), seed=chosen.seed)
+        images, labels = items[some]
         # Both splits' clutter would be the same otherwise.
         seed = zlib.crc32(f"{chosen.seed} {split}".encode())
         images, labels, boxes = canvases(images, labels, size=chosen.size, seed=seed)

@@ -1,4 +1,4 @@
-"""Makes explainers_attention.npz: what transformers' ViT attends to, and TIBAV by its published rules.
+"""Makes explainers_attention.npz: raw attention, rollout and TIBAV of transformers' ViT.
 
 Run `python tests/golden/explainers_attention.py` where torch and transformers are installed (made
 with torch 2.13.0 and transformers 5.23.0). Attention maps and their gradients are those of Hugging

@@ -47,8 +47,10 @@ def names(
     """
     every = taps.names(model, images)
     square = [name for name, a in every.items() if _is_attention(a.shape, images)]
-    takes = f"one of {', '.join(square)}" if square else (
-        "a model that names its attention maps [batch, heads, tokens, tokens]"
+    takes = (
+        f"one of {', '.join(square)}"
+        if square
+        else ("a model that names its attention maps [batch, heads, tokens, tokens]")
     )
     if layer is None:
         checks.require(bool(square), "layer", None, takes)
@@ -91,7 +93,8 @@ def grid(
     got = ", ".join(f"{name} of {count} tokens" for name, count in counts.items())
     takes = "attention maps of the same tokens"
     checks.require(len(set(counts.values())) == 1, "layer", got, takes)
-    return grid_of_tokens(counts[layers[0]], *images.shape[1:3], prefix_tokens)
+    _, height, width, _ = images.shape
+    return grid_of_tokens(counts[layers[0]], height, width, prefix_tokens)
 
 
 def start(token: str | None, places: TokenGrid, dtype: Any) -> Float[Array, " tokens"]:
@@ -116,9 +119,7 @@ def start(token: str | None, places: TokenGrid, dtype: Any) -> Float[Array, " to
         takes = "'mean': this model has no token before the patches"
         checks.require(places.prefix > 0, "token", repr(token), takes)
         return jnp.zeros(places.prefix + patches, dtype).at[0].set(1)
-    return jnp.concatenate(
-        [jnp.zeros(places.prefix, dtype), jnp.full(patches, 1 / patches, dtype)]
-    )
+    return jnp.concatenate([jnp.zeros(places.prefix, dtype), jnp.full(patches, 1 / patches, dtype)])
 
 
 def product(

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from jc2i.explainers.propagation import relevance
 from jc2i.explainers.propagation.backward import back
@@ -18,9 +18,9 @@ from jc2i.tracing.units import Application, Program, Rule
 def chefer(settings: relevance.Settings) -> dict[str, Rule]:
     """The rules of Chefer et al. 2021, section 3.2, by kind of unit.
 
-    They are those of `relevance.table` with z_plus for linear maps (their equation (4)), but for
-    what follows. A product of two parts shares its relevance in halves in both: their normalisation
-    of it, equation (9), comes to that, as each part alone receives the whole.
+    They are those of `relevance.table` with z_plus for linear maps, but for what follows. A product
+    of two parts shares its relevance in halves in both: their normalisation comes to that, as each
+    part alone would receive the whole.
 
     Args:
       settings: the rules' numbers.
@@ -45,8 +45,7 @@ def chefer(settings: relevance.Settings) -> dict[str, Rule]:
     def normalised(application: Application, inputs: Any, held: Any, outputs: Any, arriving: Any):
         """R_u = u R / (u + v), times |sum R_u| / (|sum R_u| + |sum R_v|) sum R / sum R_u.
 
-        Equations (7) and (9). Each sum over R_u stands once above and once below: what is left of
-        it is its sign.
+        Each sum over R_u stands once above and once below: what is left of it is its sign.
         """
         (output,), (arrived,) = outputs, arriving
         share = arrived / settings.stabilized(output)
@@ -67,8 +66,8 @@ def arriving_at(
     names: Sequence[str],
     program: Program,
     rules: Mapping[str, Rule],
-    images: Array,
-    cotangent: Array,
+    images: Float[Array, "batch height width channel"],
+    cotangent: Float[Array, "batch classes"],
 ) -> list[Array]:
     """What comes back from a program's scores to its named activations, however it goes on.
 

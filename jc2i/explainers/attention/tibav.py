@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,11 +46,11 @@ def tibav(
 
     S(x) = the class token's row of C_L ... C_2 C_1, C_l = I + mean over heads of (dF(x)_c / dA_l *
     R_l)^+, A_l the attention of block l and R_l the relevance that arrives at it from a 1 at the
-    target's score (Chefer, Gur and Wolf 2021, equations (13) and (14)); the C_l are not normalised.
-    Relevance follows the paper's rules (equations (4), (7), (9)): z+ without biases for linear
-    maps, halves for a product of two parts, a residual in proportion to the two sums, all passes a
-    softmax, an activation and a layer norm as it is. Where the released code takes one image, each
-    image is one here. Cost: 2 gradient evaluations of what is behind the first attention map.
+    target's score (Chefer, Gur and Wolf 2021, section 3.3); the C_l are not normalised. Relevance
+    follows the paper's rules (sections 3.1 and 3.2): z+ without biases for linear maps, halves for
+    a product of two parts, a residual in proportion to the two parts' sums; all passes a softmax,
+    an activation and a layer norm as it is. Sums over a residual are over one image, as in the
+    released code, which takes one. Cost: 2 gradient evaluations of what is behind the first map.
 
     Args:
       model: callable pytree, images -> scores[batch, classes], with named attention maps;
@@ -95,9 +96,9 @@ def tibav(
         written, one, whole=("custom_jvp_call", "custom_vjp_call"), known=None
     )
 
-    def matrices(image: Array, target: Array) -> list[Array]:
+    def matrices(image: checks.Array, target: checks.Array) -> list[Array]:
         """The C_l of one image."""
-        image = image[None]
+        image = jnp.asarray(image)[None]
         scores = jax.eval_shape(written, image)
         start = jax.nn.one_hot(target[None], scores.shape[1], dtype=scores.dtype)
         relevances = arriving_at(chosen, by_rules, rules, image, start)
@@ -110,7 +111,7 @@ def tibav(
     return maps.finish(row, places, images, resize)
 
 
-def _matrix(relevance: Array, gradient: Array, dtype: object) -> Float[Array, "tokens tokens"]:
+def _matrix(relevance: Array, gradient: Array, dtype: Any) -> Float[Array, "tokens tokens"]:
     """I + mean over heads of (gradient * relevance)^+, of one image."""
     wide = jnp.promote_types(relevance.dtype, dtype)
     products = jax.nn.relu(relevance.astype(wide) * gradient.astype(wide))[0].mean(axis=0)

@@ -1,4 +1,4 @@
-"""Attention methods: their formulas in NumPy, and transformers' ViT with TIBAV's published rules."""
+"""Attention methods against their formulas in NumPy, and in PyTorch on transformers' ViT."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_relevance_and_gradient_at_named_maps_equal_those_worked_in_pytorch(publ
     settings = Settings(1e-9, False, 0.25, 1.0, False, lambda unit: (images, images))
     rules = chefer(settings)
     layers = [name for name in taps.names(model, images) if name.endswith("attention")]
-    one = images[:1]
+    one = jnp.asarray(images[:1])
     by_rules = units.read(model, one, normalisations_held=True)
     start = jax.nn.one_hot(targets[:1], golden["logits"].shape[1])
     relevance = arriving_at(layers, by_rules, rules, one, start)
