@@ -11,6 +11,7 @@ from experiments.opti.boxes import box_maps, restricted
 from experiments.opti.measurements import LEAST, MOST, SECOND, TRUTH, Measurements
 from experiments.opti.study import OPTI
 from jc2i import checks, metrics
+from jc2i.explainers.cam.opti_cam import as_masks
 from jc2i.statistics import mean_interval, statistic_interval
 
 Row = dict[str, Any]
@@ -146,9 +147,12 @@ def table_a13(measured: Measurements) -> Result:
     return Result("Table A.13: layers of Opti-CAM", NAMED, rows)
 
 
-def _opti(measured: Measurements, **changed: Any) -> Row:
-    maps = measured.maps(OPTI, most=measured.study.ablation_images, **changed)
-    return drop_gain_increase(measured.masked(maps))
+def _opti(measured: Measurements, normalization: str = "min_max", **changed: Any) -> Row:
+    """Opti-CAM with other options, its maps made masks by the normalisation that it optimised."""
+    options = {"normalization": normalization, **changed}
+    maps = measured.maps(OPTI, most=measured.study.ablation_images, **options)
+    masks = np.asarray(as_masks(maps, normalization))
+    return drop_gain_increase(measured.masked(masks, normalize=False))
 
 
 def table_a7(measured: Measurements) -> Result | None:
