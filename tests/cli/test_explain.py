@@ -140,7 +140,7 @@ def test_images_of_one_name_get_their_folders(run, photographs, tmp_path):
         (["nowhere.jpg"], "nowhere.jpg: no such file or folder"),
         (
             ["PHOTO", "--method", "magic"],
-            "method: got 'magic', takes 'ablation-cam' or 'deconvnet' or ",
+            "method: got 'magic', takes 'ablation-cam' or ",
         ),
         (
             ["PHOTO", "--layer", "layer4"],
