@@ -267,21 +267,20 @@ class MaskGenerator:
           The masks, in [0, 1].
         """
         inside = slice(self._beyond, -self._beyond)
-        blocks = _smooth_maximum(self, coarse)[:, inside, inside]
+        blocks: Array = _smooth_maximum(self, coarse)
+        blocks = blocks[:, inside, inside]
         blocks = blocks.reshape(*blocks.shape[:3], self.cell, self.cell).swapaxes(2, 3)
         height, width = (count * self.cell for count in self._blocks)
         tall, wide = self.outer
         return blocks.reshape(len(coarse), height, width)[:, :tall, :wide]
 
-    def cropped(
-        self, mask: Float[Array, "batch tall wide"]
-    ) -> Float[Array, "batch height width"]:
+    def cropped(self, mask: Float[Array, "batch tall wide"]) -> Float[Array, "batch height width"]:
         """The part of a mask that lies on the image."""
         height, width = self.shape
         return mask[:, self.sigma : self.sigma + height, self.sigma : self.sigma + width]
 
     def weights(self) -> np.ndarray:
-        """k by the place in the window and in a block: [window^2, cell^2]."""
+        """The kernel by the place in the window and in a block: [window^2, cell^2]."""
         return _kernel(self.cell, self.sigma, self.window, self._padding)
 
     def places(self) -> np.ndarray:
@@ -348,11 +347,13 @@ def _smooth_maximum_backward(
         weight, at = place
         value = COLDNESS * coarse[..., None] * weight
         slope = value * _part(share, at, value.shape) + _part(shifted, at, value.shape)
-        return gradient + (weight * jnp.exp(value) * slope).sum(-1), None
+        return gradient + weight * jnp.exp(value) * slope, None
 
+    # Summed over pixels after the loop: a loop with a sum in it is no vector on CPU.
     places = (weights, jnp.asarray(generator.places()))
-    gradient, _ = jax.lax.scan(add, jnp.zeros_like(coarse), places)
-    return (gradient,)
+    start = jnp.zeros((*coarse.shape, weights.shape[1]), coarse.dtype)
+    gradient, _ = jax.lax.scan(add, start, places)
+    return (gradient.sum(-1),)
 
 
 _smooth_maximum.defvjp(_smooth_maximum_forward, _smooth_maximum_backward)
