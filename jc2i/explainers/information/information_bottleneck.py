@@ -111,7 +111,7 @@ def information_bottleneck(
 
     def cross_entropies(alpha: Array, noise: Array) -> Float[Array, "batch chunk"]:
         lost = passed_noise(alpha, sigma)[:, None]
-        mixed = (1 - lost) * activation[:, None] + lost * (mean + std * noise)
+        mixed = (1 - lost) * activation[:, None] + lost * (mean[:, None] + std[:, None] * noise)
         mixed = jnp.moveaxis(mixed.astype(found.dtype), -1, 2 if axis == 1 else -1)
         values = jax.vmap(behind, in_axes=1, out_axes=1)(mixed)
         flat = values.reshape(-1, values.shape[-1])

@@ -147,7 +147,7 @@ def _reward(
     chosen = scores.of_targets(values, targets)
     if reward == "simple":
         return chosen
-    own = jnp.arange(values.shape[1]) == targets[:, None]
+    own = jnp.arange(values.shape[1])[None] == targets[:, None]
     return chosen - jnp.where(own, -jnp.inf, values).max(axis=1)
 
 
@@ -159,13 +159,13 @@ def _perturbation(
 ) -> Callable[[Array], Array]:
     """What masks [chunk, batch, height, width] make of the images."""
     if not isinstance(baseline, str):
-        fill = removal.fill(images, baseline)
-        return lambda keep: masking.blend(images, keep[..., None], fill)
+        fill = removal.fill(images, baseline)[None]
+        return lambda keep: masking.blend(images[None], keep[..., None], fill)
     blurred = pyramid(images, levels, max_blur)
-    steps = jnp.diff(blurred, axis=0)
+    steps = jnp.diff(blurred, axis=0)[:, None]
 
     def perturb(keep: Array) -> Array:
-        result = blurred[0]
+        result = blurred[:1]
         for level, more in enumerate(steps):
             above = keep[..., None] * (levels - 1) - level
             # Not jnp.clip: where the mask is at a level, its slope is that above it.
@@ -315,7 +315,7 @@ def _smooth_maximum(generator: MaskGenerator, coarse: Array) -> Array:
 def _smooth_maximum_forward(
     generator: MaskGenerator, coarse: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
-    weights = jnp.asarray(generator.weights(), coarse.dtype)
+    weights = jnp.asarray(generator.weights(), coarse.dtype)[:, None, None, None]
 
     def add(sums: tuple[Array, Array], place: tuple[Array, Array]) -> tuple[tuple, None]:
         weight, at = place
@@ -325,7 +325,7 @@ def _smooth_maximum_forward(
         return tuple(_added(total, at, more) for total, more in zip(sums, new, strict=True)), None
 
     rows, columns = (count + 2 * generator._beyond for count in generator._blocks)
-    zeros = jnp.zeros((len(coarse), rows, columns, weights.shape[1]), coarse.dtype)
+    zeros = jnp.zeros((len(coarse), rows, columns, weights.shape[-1]), coarse.dtype)
     # A cell of value 0 adds exp 0 to the denominator.
     start = (zeros + generator.window**2, zeros)
     places = (weights, jnp.asarray(generator.places()))
@@ -341,7 +341,7 @@ def _smooth_maximum_backward(
     # Of sum v e^v / sum e^v by one v: e^v (1 + v - maximum) / sum e^v, v in units of 1 / COLDNESS.
     share = cotangent / total
     shifted = share * (1 - COLDNESS * maximum)
-    weights = jnp.asarray(generator.weights(), coarse.dtype)
+    weights = jnp.asarray(generator.weights(), coarse.dtype)[:, None, None, None]
 
     def add(gradient: Array, place: tuple[Array, Array]) -> tuple[Array, None]:
         weight, at = place
@@ -351,7 +351,7 @@ def _smooth_maximum_backward(
 
     # Summed over pixels after the loop: a loop with a sum in it is no vector on CPU.
     places = (weights, jnp.asarray(generator.places()))
-    start = jnp.zeros((*coarse.shape, weights.shape[1]), coarse.dtype)
+    start = jnp.zeros((*coarse.shape, weights.shape[-1]), coarse.dtype)
     gradient, _ = jax.lax.scan(add, start, places)
     return (gradient.sum(-1),)
 
@@ -407,7 +407,7 @@ def _largest(values: Float[Array, "batch n"], count: Int[Array, " batch"]) -> Ar
     most = int(np.asarray(2, values.dtype).view(bits.dtype))
     least = _last(lambda bound: number(bits >= bound[:, None]) >= count, count, most)[:, None]
     above, equal = bits > least, bits == least
-    place = jnp.arange(values.shape[1], dtype=bits.dtype)
+    place = jnp.arange(values.shape[1], dtype=bits.dtype)[None]
     missing = count - number(above)
     first = _last(
         lambda bound: number(equal & (place >= bound[:, None])) >= missing, count, values.shape[1]
