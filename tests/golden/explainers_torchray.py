@@ -69,7 +69,7 @@ def main() -> None:
         "area_gradient": gradient.numpy()[:, 0],
         "seen": seen.detach().movedim(1, -1).numpy()[:, ::3, ::3],
     }
-    runs = {f"{steps}": {"max_iter": steps} for steps in STEPS}
+    runs: dict[str, dict] = {f"{steps}": {"max_iter": steps} for steps in STEPS}
     runs["delete"] = {"max_iter": 11, "variant": torchray.DELETE_VARIANT}
     runs["contrastive"] = {"max_iter": 11, "reward_func": torchray.contrastive_reward}
     runs["fade"] = {"max_iter": 11, "perturbation": torchray.FADE_PERTURBATION, "jitter": False}

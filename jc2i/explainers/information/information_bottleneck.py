@@ -25,9 +25,7 @@ STATISTIC = "an array that broadcasts to the layer's [rows, columns, features]"
 
 
 @explainer(
-    cost=lambda shape, options: Cost(
-        forward=1, gradient=options["steps"] * options["samples"]
-    ),
+    cost=lambda shape, options: Cost(forward=1, gradient=options["steps"] * options["samples"]),
     stochastic=True,
     **LAYER,
     mean=Floats(rank=3, takes=STATISTIC),
@@ -45,8 +43,8 @@ def information_bottleneck(
     key: Key[Array, "*batch"] | None = None,
     layer: str | None = None,
     channel_axis: int | None = None,
-    mean: Scalar | Float[checks.Array, "..."] | None = None,
-    std: Scalar | Float[checks.Array, "..."] | None = None,
+    mean: Scalar | Float[checks.Array, ...] | None = None,
+    std: Scalar | Float[checks.Array, ...] | None = None,
     least_std: Scalar = 0.01,
     beta: Scalar = 10.0,
     steps: int = 10,
@@ -113,7 +111,7 @@ def information_bottleneck(
 
     def cross_entropies(alpha: Array, noise: Array) -> Float[Array, "batch chunk"]:
         lost = passed_noise(alpha, sigma)[:, None]
-        mixed = (1 - lost) * activation[:, None] + lost * (mean + std * noise)
+        mixed = (1 - lost) * activation[:, None] + lost * (mean[:, None] + std[:, None] * noise)
         mixed = jnp.moveaxis(mixed.astype(found.dtype), -1, 2 if axis == 1 else -1)
         values = jax.vmap(behind, in_axes=1, out_axes=1)(mixed)
         flat = values.reshape(-1, values.shape[-1])
@@ -122,7 +120,7 @@ def information_bottleneck(
     optimizer = optax.adam(jnp.asarray(learning_rate))
     chunk = streaming.per_step(len(images), batch_size)
 
-    def step(state: tuple[Array, Any], number: Array) -> tuple[tuple[Array, Any], None]:
+    def step(state: tuple[Array, Any], number: Array) -> tuple[tuple, None]:
         alpha, moments = state
 
         def add(gradient: Array, index: Array, counted: Array) -> Array:
@@ -166,7 +164,7 @@ def passed_noise(
     return removal.gaussian_blur(lost, 4 * sigma + 1, float(sigma)) if sigma else lost
 
 
-def capacity(mean: Float[Array, "*axes"], deviation: Float[Array, "*axes"]) -> Float[Array, "..."]:
+def capacity(mean: Float[Array, "*axes"], deviation: Float[Array, "*axes"]) -> Float[Array, ...]:
     """KL(N(mean, deviation^2) || N(0, 1)) in nats: (m^2 + d^2 - 1) / 2 - ln d.
 
     Args:

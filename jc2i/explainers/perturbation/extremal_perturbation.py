@@ -147,7 +147,7 @@ def _reward(
     chosen = scores.of_targets(values, targets)
     if reward == "simple":
         return chosen
-    own = jnp.arange(values.shape[1]) == targets[:, None]
+    own = jnp.arange(values.shape[1])[None] == targets[:, None]
     return chosen - jnp.where(own, -jnp.inf, values).max(axis=1)
 
 
@@ -159,13 +159,13 @@ def _perturbation(
 ) -> Callable[[Array], Array]:
     """What masks [chunk, batch, height, width] make of the images."""
     if not isinstance(baseline, str):
-        fill = removal.fill(images, baseline)
-        return lambda keep: masking.blend(images, keep[..., None], fill)
+        fill = removal.fill(images, baseline)[None]
+        return lambda keep: masking.blend(images[None], keep[..., None], fill)
     blurred = pyramid(images, levels, max_blur)
-    steps = jnp.diff(blurred, axis=0)
+    steps = jnp.diff(blurred, axis=0)[:, None]
 
     def perturb(keep: Array) -> Array:
-        result = blurred[0]
+        result = blurred[:1]
         for level, more in enumerate(steps):
             above = keep[..., None] * (levels - 1) - level
             # Not jnp.clip: where the mask is at a level, its slope is that above it.
@@ -267,21 +267,20 @@ class MaskGenerator:
           The masks, in [0, 1].
         """
         inside = slice(self._beyond, -self._beyond)
-        blocks = _smooth_maximum(self, coarse)[:, inside, inside]
+        blocks: Array = _smooth_maximum(self, coarse)
+        blocks = blocks[:, inside, inside]
         blocks = blocks.reshape(*blocks.shape[:3], self.cell, self.cell).swapaxes(2, 3)
         height, width = (count * self.cell for count in self._blocks)
         tall, wide = self.outer
         return blocks.reshape(len(coarse), height, width)[:, :tall, :wide]
 
-    def cropped(
-        self, mask: Float[Array, "batch tall wide"]
-    ) -> Float[Array, "batch height width"]:
+    def cropped(self, mask: Float[Array, "batch tall wide"]) -> Float[Array, "batch height width"]:
         """The part of a mask that lies on the image."""
         height, width = self.shape
         return mask[:, self.sigma : self.sigma + height, self.sigma : self.sigma + width]
 
     def weights(self) -> np.ndarray:
-        """k by the place in the window and in a block: [window^2, cell^2]."""
+        """The kernel by the place in the window and in a block: [window^2, cell^2]."""
         return _kernel(self.cell, self.sigma, self.window, self._padding)
 
     def places(self) -> np.ndarray:
@@ -316,7 +315,7 @@ def _smooth_maximum(generator: MaskGenerator, coarse: Array) -> Array:
 def _smooth_maximum_forward(
     generator: MaskGenerator, coarse: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
-    weights = jnp.asarray(generator.weights(), coarse.dtype)
+    weights = jnp.asarray(generator.weights(), coarse.dtype)[:, None, None, None]
 
     def add(sums: tuple[Array, Array], place: tuple[Array, Array]) -> tuple[tuple, None]:
         weight, at = place
@@ -326,7 +325,7 @@ def _smooth_maximum_forward(
         return tuple(_added(total, at, more) for total, more in zip(sums, new, strict=True)), None
 
     rows, columns = (count + 2 * generator._beyond for count in generator._blocks)
-    zeros = jnp.zeros((len(coarse), rows, columns, weights.shape[1]), coarse.dtype)
+    zeros = jnp.zeros((len(coarse), rows, columns, weights.shape[-1]), coarse.dtype)
     # A cell of value 0 adds exp 0 to the denominator.
     start = (zeros + generator.window**2, zeros)
     places = (weights, jnp.asarray(generator.places()))
@@ -342,17 +341,19 @@ def _smooth_maximum_backward(
     # Of sum v e^v / sum e^v by one v: e^v (1 + v - maximum) / sum e^v, v in units of 1 / COLDNESS.
     share = cotangent / total
     shifted = share * (1 - COLDNESS * maximum)
-    weights = jnp.asarray(generator.weights(), coarse.dtype)
+    weights = jnp.asarray(generator.weights(), coarse.dtype)[:, None, None, None]
 
     def add(gradient: Array, place: tuple[Array, Array]) -> tuple[Array, None]:
         weight, at = place
         value = COLDNESS * coarse[..., None] * weight
         slope = value * _part(share, at, value.shape) + _part(shifted, at, value.shape)
-        return gradient + (weight * jnp.exp(value) * slope).sum(-1), None
+        return gradient + weight * jnp.exp(value) * slope, None
 
+    # Summed over pixels after the loop: a loop with a sum in it is no vector on CPU.
     places = (weights, jnp.asarray(generator.places()))
-    gradient, _ = jax.lax.scan(add, jnp.zeros_like(coarse), places)
-    return (gradient,)
+    start = jnp.zeros((*coarse.shape, weights.shape[-1]), coarse.dtype)
+    gradient, _ = jax.lax.scan(add, start, places)
+    return (gradient.sum(-1),)
 
 
 _smooth_maximum.defvjp(_smooth_maximum_forward, _smooth_maximum_backward)
@@ -406,7 +407,7 @@ def _largest(values: Float[Array, "batch n"], count: Int[Array, " batch"]) -> Ar
     most = int(np.asarray(2, values.dtype).view(bits.dtype))
     least = _last(lambda bound: number(bits >= bound[:, None]) >= count, count, most)[:, None]
     above, equal = bits > least, bits == least
-    place = jnp.arange(values.shape[1], dtype=bits.dtype)
+    place = jnp.arange(values.shape[1], dtype=bits.dtype)[None]
     missing = count - number(above)
     first = _last(
         lambda bound: number(equal & (place >= bound[:, None])) >= missing, count, values.shape[1]

@@ -105,9 +105,9 @@ def test_first_steps_are_those_of_finite_differences_in_numpy(beta, batch_size):
 
 @pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (0.7, 0.3), (-2.0, 0.01), (1.5, 1.2)])
 def test_capacity_is_the_divergence_by_numerical_integration(mean, deviation):
-    passed, prior = stats.norm(mean, deviation), stats.norm(0, 1)
+    norm = stats.norm
     expected, _ = integrate.quad(
-        lambda x: passed.pdf(x) * (passed.logpdf(x) - prior.logpdf(x)),
+        lambda x: norm.pdf(x, mean, deviation) * (norm.logpdf(x, mean, deviation) - norm.logpdf(x)),
         mean - 12 * deviation,
         mean + 12 * deviation,
     )
@@ -158,8 +158,8 @@ def test_what_the_score_does_not_read_passes_nothing():
 
 def test_probabilities_and_logits_have_one_cross_entropy():
     logits = jnp.float32(RANDOM.standard_normal((4, 5)))
-    targets = jnp.array([0, 4, 1, 2])
-    expected = -np.take_along_axis(np.log(stats_softmax(logits)), targets[:, None], 1)[:, 0]
+    targets = np.array([0, 4, 1, 2])
+    expected = -np.take_along_axis(np.log(softmax(logits)), targets[:, None], 1)[:, 0]
     for values in (logits, jax.nn.softmax(logits)):
         np.testing.assert_allclose(module.cross_entropy(values, targets), expected, rtol=1e-5)
     options = {"key": jax.random.key(1), "mean": MEAN, "std": STD, "steps": 3, "samples": 2}
@@ -170,7 +170,7 @@ def test_probabilities_and_logits_have_one_cross_entropy():
     np.testing.assert_allclose(maps[0], maps[1], rtol=1e-3)
 
 
-def stats_softmax(logits):
+def softmax(logits):
     powers = np.exp(np.asarray(logits, float))
     return powers / powers.sum(1, keepdims=True)
 
