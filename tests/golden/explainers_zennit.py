@@ -1,11 +1,13 @@
-"""Makes explainers_zennit.npz: relevances of four networks by zennit, and what they are of.
+"""Makes explainers_zennit.npz: relevances of five networks by zennit, and what they are of.
 
-Run `python tests/golden/explainers_zennit.py` where torch and zennit 0.5.1 are installed; what
+Run `python tests/golden/explainers_zennit.py` where torch and zennit 0.5.1 are installed, with the
+names of networks to make those alone again (`vgg16_bn`, ImageNet's, takes 6 GB of memory). What
 zennit imports of torchvision is not used and need not be. The networks are those of
 `benchmarks/pytorch_networks.py` with additions as zennit asks for them (`zennit.layer.Sum`), their
 weights drawn by name as `models_logits.py` draws them. Batch norms are merged before: what zennit's
 canoniser leaves of one still divides by the root of 1 + 1e-5. Relevance starts as the target's
-logit, everything is computed in float64 and stored channels last.
+logit, everything is computed in float64 and stored channels last; of maps of 224x224 pixels a
+digest is.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ NETWORKS = {
     "resnet20_cifar B": (2, 24, 20),
     "resnet18": (1, 33, 40),
     "vgg16_bn_cifar": (1, 32, 32),
+    "vgg16_bn": (1, 224, 224),
 }
 CLASSES = 10
 EPSILON = 1e-6
@@ -39,6 +42,23 @@ def images(network: str) -> np.ndarray:
 def targets(network: str) -> np.ndarray:
     """A class for each image."""
     return 3 + 2 * np.arange(NETWORKS[network][0])
+
+
+def digest(relevance: np.ndarray) -> np.ndarray:
+    """Of maps of 224x224 pixels the means and root mean squares of squares of 16x16, or the maps.
+
+    Args:
+      relevance: relevance[batch, height, width, channel].
+
+    Returns:
+      The maps, or [2, batch, 14, 14, channel].
+    """
+    relevance = np.asarray(relevance, np.float64)
+    batch, height, width, channels = relevance.shape
+    if height < 224:
+        return relevance
+    squares = relevance.reshape(batch, height // 16, 16, width // 16, 16, channels)
+    return np.stack([squares.mean((2, 4)), np.sqrt(np.square(squares).mean((2, 4)))])
 
 
 def main() -> None:
@@ -66,10 +86,11 @@ def main() -> None:
         LOGITS["NETWORKS"][name] for name in ("resnet20", "basic_resnet", "vgg16")
     )
     networks = {
-        "resnet20_cifar A": resnet20(CLASSES, projection=False, addition=Sum),
-        "resnet20_cifar B": resnet20(CLASSES, addition=Sum),
-        "resnet18": basic_resnet(CLASSES, addition=Sum),
-        "vgg16_bn_cifar": vgg16(CLASSES, size=32, batch_norm=True, hidden=512),
+        "resnet20_cifar A": lambda: resnet20(CLASSES, projection=False, addition=Sum),
+        "resnet20_cifar B": lambda: resnet20(CLASSES, addition=Sum),
+        "resnet18": lambda: basic_resnet(CLASSES, addition=Sum),
+        "vgg16_bn_cifar": lambda: vgg16(CLASSES, size=32, batch_norm=True, hidden=512),
+        "vgg16_bn": lambda: vgg16(CLASSES, size=224, batch_norm=True),
     }
     mean, std = (
         torch.tensor(LOGITS[n], dtype=torch.float64).reshape(1, 3, 1, 1) for n in ("MEAN", "STD")
@@ -97,8 +118,13 @@ def main() -> None:
         "flat": everywhere(rules.Flat(EPSILON)),
         "epsilon_alpha2_beta1_flat": composites.EpsilonAlpha2Beta1Flat(**options),
     }
-    golden = {}
-    for case, network in networks.items():
+    used = dict.fromkeys(NETWORKS, several)
+    used["resnet20_cifar B"] = every
+    used["vgg16_bn"] = {name: several[name] for name in ("epsilon_plus", "epsilon_gamma_box")}
+    path, cases = Path(__file__).with_suffix(".npz"), sys.argv[1:] or NETWORKS
+    golden = dict(np.load(path)) if sys.argv[1:] else {}
+    for case in cases:
+        network = networks[case]()
         for module in network.modules():
             if isinstance(module, nn.ReLU):
                 module.inplace = False  # zennit's hooks ask for what went in
@@ -116,16 +142,15 @@ def main() -> None:
         plain = network(x).detach()
         golden[f"{case}/logits"] = plain.numpy()
         merge(network)
-        used = every if case == "resnet20_cifar B" else several
-        for name, composite in used.items():
+        for name, composite in used[case].items():
             given = x.clone().requires_grad_()
             with composite.context(network) as modified:
                 logits = modified(given)
                 assert torch.allclose(logits, plain)
                 (relevance,) = torch.autograd.grad(logits, given, chosen * logits.detach())
             relevance = relevance.permute(0, 2, 3, 1).numpy()
-            golden[f"{case}/{name}"] = relevance.astype(np.float32)
-    np.savez_compressed(Path(__file__).with_suffix(".npz"), **golden)
+            golden[f"{case}/{name}"] = digest(relevance).astype(np.float32)
+    np.savez_compressed(path, **golden)
 
 
 if __name__ == "__main__":
