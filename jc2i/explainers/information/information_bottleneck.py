@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jc2i import checks, pytrees, removal, scores, streaming, taps, tracing
 from jc2i.explainers.cam.layers import LAYER, chosen, finish
-from jc2i.options import Floats, Number, Scalar, Whole
+from jc2i.options import Floats, Maybe, Number, Scalar, Whole
 from jc2i.query import Cost, explainer
 
 START = 5.0
@@ -33,7 +33,7 @@ STATISTIC = "an array that broadcasts to the layer's [rows, columns, features]"
     least_std=Number(above=0, takes="a number above 0"),
     beta=Number(least=0, takes="a number of at least 0"),
     learning_rate=Number(above=0, takes="a number above 0"),
-    sigma=Whole(least=0),
+    sigma=Maybe(Whole()),
 )
 def information_bottleneck(
     model: Callable,
@@ -50,7 +50,7 @@ def information_bottleneck(
     steps: int = 10,
     samples: int = 10,
     learning_rate: Scalar = 1.0,
-    sigma: int = 1,
+    sigma: int | None = 1,
     resize: bool = True,
     batch_size: int | None = 32,
 ) -> Float[Array, "batch tall wide"]:
@@ -84,8 +84,8 @@ def information_bottleneck(
       steps: Adam steps, at least 1.
       samples: draws of the noise that a step's cross-entropy is the mean of.
       learning_rate: Adam's learning rate, above 0.
-      sigma: standard deviation in cells of the Gaussian that smooths l, cut at two of them; 0 for
-        none.
+      sigma: standard deviation in cells of the Gaussian that smooths l, cut at two of them; None
+        for none.
       resize: whether the map is upsampled to the image's size (bilinear), or stays the layer's.
       batch_size: most model evaluations in flight; None for one sample of the whole batch.
 
@@ -157,7 +157,7 @@ def _fitting(argument: str, value: Array, shape: tuple[int, ...]) -> Array:
 
 
 def passed_noise(
-    alpha: Float[Array, "batch rows columns features"], sigma: int
+    alpha: Float[Array, "batch rows columns features"], sigma: int | None
 ) -> Float[Array, "batch rows columns features"]:
     """1 - l, the share of noise: without the rounding of l near 1, where its logarithm matters."""
     lost = jax.nn.sigmoid(-alpha)

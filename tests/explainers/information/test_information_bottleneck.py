@@ -149,7 +149,7 @@ def test_what_the_score_does_not_read_passes_nothing():
         std=0.3,
         beta=0.2,
         steps=40,
-        sigma=0,
+        sigma=None,
         resize=False,
     )
     others = np.delete(np.asarray(maps).ravel(), COLUMNS + 2)
