@@ -17,7 +17,6 @@ from jc2i import checks, data, metrics, parallel, scores
 from jc2i.cli import subject
 from jc2i.files import write_whole
 from jc2i.normalization import normalize
-from jc2i.statistics import mean_interval
 
 BASE = "base"
 
@@ -62,7 +61,8 @@ def evaluate(options: Evaluate) -> int:
     subject.check_saving(options)
     with subject.computing_on(options.device) as devices:
         model = subject.load_model(options)
-        explainers = {n: subject.bounded(e, options, model) for n, e in explainers.items()}
+        together = subject.in_flight(options, model)
+        explainers = {n: subject.bounded(e, together) for n, e in explainers.items()}
         half = options.calibration == "half"
         dataset = subject.labelled(
             options, model, options.data, "evaluation" if half else options.split
@@ -178,6 +178,8 @@ def _explanations(
 
 
 def _interval(name: str, values: Any) -> dict[str, float]:
+    from jc2i.statistics import mean_interval  # SciPy's take seconds to load
+
     found = mean_interval(np.asarray(values))
     return {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
 

@@ -63,7 +63,8 @@ def explain(options: Explain) -> int:
     paths = _image_files(options.images)
     with subject.computing_on(options.device) as devices:
         model = subject.load_model(options)
-        method = subject.bounded(method, options, model)
+        together = subject.in_flight(options, model)
+        method = subject.bounded(method, together)
         names = subject.class_names(options, model)
         target = None if options.target is None else _class_of(options.target, names)
         _check_layer(options, method, model)
@@ -89,7 +90,7 @@ def explain(options: Explain) -> int:
             maps = parallel.map_batches(
                 lambda score, images, targets, keys: method(score, images, targets, key=keys),
                 (pixels, targets.astype(np.int32)),
-                subject.in_flight(options, model),
+                together,
                 model=score,
                 key=jax.random.key(options.seed),
                 mesh=devices,

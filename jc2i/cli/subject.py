@@ -239,11 +239,11 @@ def in_flight(options: Subject, model: models.Classifier) -> int:
     return int(np.clip(MEMORY // tracing.bytes_of_gradient(model, image), 1, DEFAULT_BATCH))
 
 
-def bounded(method: Any, options: Subject, model: models.Classifier) -> Any:
+def bounded(method: Any, together: int) -> Any:
     """An explainer of `explainer` with as many evaluations in flight as there may be."""
     if "batch_size" in method.keywords:
         return method
-    return functools.partial(method, batch_size=in_flight(options, model))
+    return functools.partial(method, batch_size=together)
 
 
 def explainer(method: str, options: Subject) -> Callable:

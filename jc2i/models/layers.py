@@ -6,6 +6,7 @@ They compute plain convolutions: `jc2i.tracing.prepared` puts in what is faster 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,16 @@ from jax.ad_checkpoint import checkpoint_name
 # The layers start blank: an initialiser that draws compiles once for each shape of kernel, seconds
 # that a model read from a file need not spend.
 _BLANK = nnx.initializers.zeros
+
+
+class _NoKeys:
+    """Where blank layers get their keys from: to count keys takes longer than all else of them."""
+
+    def params(self) -> None:
+        """No key, which a blank initialiser does not look at."""
+
+
+_NO_KEYS: Any = _NoKeys()
 
 
 def convolution(
@@ -51,14 +62,14 @@ def convolution(
         feature_group_count=inputs if depthwise else 1,
         use_bias=bias,
         kernel_init=_BLANK,
-        rngs=nnx.Rngs(0),
+        rngs=_NO_KEYS,
     )
 
 
 def batch_norm(channels: int, *, epsilon: float = 1e-5) -> nnx.BatchNorm:
     """A batch norm in evaluation mode, with PyTorch's epsilon (by default) and momentum."""
     return nnx.BatchNorm(
-        channels, use_running_average=True, epsilon=epsilon, momentum=0.9, rngs=nnx.Rngs(0)
+        channels, use_running_average=True, epsilon=epsilon, momentum=0.9, rngs=_NO_KEYS
     )
 
 
@@ -66,19 +77,19 @@ def patch_embedding(inputs: int, outputs: int, size: int) -> nnx.Conv:
     """A blank convolution over squares of `size` pixels that tile the image."""
     window = (size, size)
     return nnx.Conv(
-        inputs, outputs, window, window, padding="VALID", kernel_init=_BLANK, rngs=nnx.Rngs(0)
+        inputs, outputs, window, window, padding="VALID", kernel_init=_BLANK, rngs=_NO_KEYS
     )
 
 
 def layer_norm(channels: int, epsilon: float) -> nnx.LayerNorm:
     """A layer norm over the last axis, its statistics always in float32."""
     # The fast variance, E[x^2] - E[x]^2, loses digits where the mean is large.
-    return nnx.LayerNorm(channels, epsilon=epsilon, use_fast_variance=False, rngs=nnx.Rngs(0))
+    return nnx.LayerNorm(channels, epsilon=epsilon, use_fast_variance=False, rngs=_NO_KEYS)
 
 
 def dense(inputs: int, outputs: int) -> nnx.Linear:
     """A blank dense layer."""
-    return nnx.Linear(inputs, outputs, kernel_init=_BLANK, rngs=nnx.Rngs(0))
+    return nnx.Linear(inputs, outputs, kernel_init=_BLANK, rngs=_NO_KEYS)
 
 
 def through_stages(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int, Key
 
 from jc2i import checks, masking, removal, scores, streaming
@@ -101,9 +101,11 @@ def meaningful_perturbation(
         area = reduce((1 - mask) * jnp.where(mask < 1, 1, area_subgradient))
         return (score + area_weight * area + tv_weight * total_variation).sum()
 
+    import optax  # whose parts take a second to load
+
     optimizer = optax.adam(jnp.asarray(learning_rate))
 
-    def step(state: tuple[Array, optax.OptState], _: None) -> tuple[tuple, None]:
+    def step(state: tuple[Array, Any], _: None) -> tuple[tuple, None]:
         mask, moments = state
         gradient = jax.grad(loss)(mask)
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to its whole step count
