@@ -82,9 +82,10 @@ class Numbers:
         entries = list(value) if several else [value]
         checks.require(bool(entries), name, checks.describe(value), takes)
         try:
-            return jnp.stack([self.number.read(name, entry, images) for entry in entries])
+            numbers = [self.number.read(name, entry, images) for entry in entries]
         except checks.Refusal:
             raise checks.invalid(name, checks.describe(value), takes) from None
+        return (np if checks.is_concrete(*numbers) else jnp).stack(numbers)
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -219,11 +220,12 @@ class Floats:
             raise checks.invalid(name, got, self.takes) from None
         real = any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer))
         checks.require(real and value.ndim <= self.rank and value.size > 0, name, got, self.takes)
-        if checks.is_concrete(value):
-            wide = value.astype(images.dtype)
-            fits = checks.all_finite(wide) and bool((wide >= self.least).all())
-            checks.require(fits, name, f"values out of range in {got}", self.takes)
-        return jnp.asarray(value).astype(images.dtype)
+        if not checks.is_concrete(value):
+            return value.astype(images.dtype)
+        wide = np.asarray(value, images.dtype)
+        fits = checks.all_finite(wide) and bool((wide >= self.least).all())
+        checks.require(fits, name, f"values out of range in {got}", self.takes)
+        return wide
 
 
 @dataclasses.dataclass(frozen=True)

@@ -115,21 +115,23 @@ class Measurements:
         count = len(maps)
         function = partial(_masked, {"baseline": self.subject.baseline, "normalize": normalize})
         arrays = (self.subject.images[:count], self.targets(TRUTH, count), maps)
-        return self._run("masked", function, arrays)
+        # A folder for each set of maps: processes that compute several tables at a time do not wait
+        # for each other.
+        return self._run(f"masked/{parallel.digest(maps, normalize)}", function, arrays)
 
     def insertion(self, method: str) -> np.ndarray:
         """The area of each image's insertion curve, from a blurred image."""
         function = partial(_area, metrics.insertion_curve, "blur", self.study.insertion_steps)
-        return self._curves("insertion", function, method)
+        return self._curves(f"insertion-{method}", function, method)
 
     def deletion(self, method: str) -> np.ndarray:
         """The area of each image's deletion curve, to zero (black pixels)."""
         function = partial(_area, metrics.deletion_curve, 0.0, self.study.insertion_steps)
-        return self._curves("deletion", function, method)
+        return self._curves(f"deletion-{method}", function, method)
 
     def aopc(self, method: str) -> np.ndarray:
         """Area over the perturbation curve of each image, as Quantus gives it."""
-        return self._curves("aopc", _aopc, method)
+        return self._curves(f"aopc-{method}", _aopc, method)
 
     def _curves(self, name: str, function: Callable[..., Any], method: str) -> np.ndarray:
         # Of the predicted class, whose probability insertion and deletion follow (section 5.3.2).
@@ -165,7 +167,7 @@ class Measurements:
         """The saliency metric of each image's map."""
         maps = self.maps(method)
         arrays = (self.subject.images[: len(maps)], self.targets(TRUTH, len(maps)), maps)
-        return self._run("saliency-metric", _saliency_metric, arrays)
+        return self._run(f"saliency-metric-{method}", _saliency_metric, arrays)
 
     def localization(self, method: str) -> dict[str, np.ndarray]:
         """The localization metrics of each image's map: one value an image, but for `"BA"`."""
@@ -173,8 +175,8 @@ class Measurements:
         assert boxes is not None  # the caller asks for boxes first
         padded = metrics.pad_boxes(boxes)[: len(maps)]
         correct = self.targets(MOST, len(maps)) == self.targets(TRUTH, len(maps))
-        values = self._run("localization", _localization, (maps, padded, correct))
-        accuracies = self._run("box-accuracy", _box_accuracy, (maps, padded))
+        values = self._run(f"localization-{method}", _localization, (maps, padded, correct))
+        accuracies = self._run(f"box-accuracy-{method}", _box_accuracy, (maps, padded))
         columns = dict(zip(LOCALIZATION, values.T, strict=True))
         return columns | {"BA": accuracies, "SM": self.saliency_metric(method)}
 

@@ -34,14 +34,17 @@ class Start:
         takes = f"a finite number, one a feature, or finite floats[{batch}, features]"
         if not isinstance(value, jax.Array | np.ndarray):
             number = checks.number(name, value, takes, np.isfinite)
-            return jnp.full((batch, 1), number, images.dtype)
+            numpy = np if checks.is_concrete(number) else jnp
+            return numpy.full((batch, 1), number, images.dtype)
         got = checks.describe(value)
         real = jnp.issubdtype(value.dtype, jnp.floating) and value.ndim <= 2 and value.size > 0
         checks.require(real and (value.ndim < 2 or value.shape[0] == batch), name, got, takes)
+        numpy = jnp
         if checks.is_concrete(value):
             checks.require(checks.all_finite(value), name, f"NaN or infinity in {got}", takes)
-        rows = jnp.atleast_2d(jnp.asarray(value).astype(images.dtype))
-        return jnp.broadcast_to(rows, (batch, rows.shape[1]))
+            numpy = np
+        rows = numpy.atleast_2d(numpy.asarray(value).astype(images.dtype))
+        return numpy.broadcast_to(rows, (batch, rows.shape[1]))
 
 
 def _cost(shape: tuple[int, ...], options: Mapping[str, Any]) -> Cost:

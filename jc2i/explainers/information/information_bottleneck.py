@@ -144,7 +144,7 @@ def information_bottleneck(
     alpha = jnp.full_like(activation, START)
     (alpha, _), _ = streaming.scan(step, (alpha, optimizer.init(alpha)), jnp.arange(steps), steps)
     maps = information(alpha).sum(-1) / math.log(2)
-    return finish(maps, images, False, resize)
+    return finish([maps], images, False, resize)
 
 
 def _fitting(argument: str, value: Array, shape: tuple[int, ...]) -> Array:
