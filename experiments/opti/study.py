@@ -140,10 +140,10 @@ class Subject(CommonSubject):
     def baseline(self) -> Any:
         """What a masked pixel becomes."""
         if self.study.baseline == "mean":
-            mean = getattr(self.model, "mean", None)
+            mean = getattr(self.model, "mean", ())
             takes = "zero or blur, for a model without a mean"
-            checks.require(mean is not None, "baseline", "mean", takes)
-            return np.float32(mean if self.normalize else [0.0] * len(mean))
+            checks.require(bool(mean), "baseline", "mean", takes)
+            return np.asarray(mean if self.normalize else [0.0] * len(mean), np.float32)
         return 0.0 if self.study.baseline == "zero" else "blur"
 
     @cached_property

@@ -68,14 +68,17 @@ def cam(
         for a layer with more than global pooling and affine functions behind it.
     """
     found = cuts(model, images, targets, layer, channel_axis, prefix_tokens)
-    maps = [_weighted(opened, images, targets, layer) for opened in found]
+    classes = jax.eval_shape(model, images).shape[1]
+    maps = [_weighted(opened, images, targets, classes, layer) for opened in found]
     return finish(maps, images, relu, resize)
 
 
-def _weighted(opened: Cut, images: checks.Array, targets: checks.Array, layer: Layer) -> Array:
+def _weighted(
+    opened: Cut, images: checks.Array, targets: checks.Array, classes: int, layer: Layer
+) -> Array:
     activation = opened.activation
     program = units.read(opened.score, activation, known=None)
-    logits = _logits(program, activation)
+    logits = _logits(program, activation, classes)
     if logits is None:
         takes = "one with nothing behind it but global pooling and a dense layer"
         raise checks.invalid("layer", "the default" if layer is None else repr(layer), takes)
@@ -88,11 +91,17 @@ def _weighted(opened: Cut, images: checks.Array, targets: checks.Array, layer: L
     return (activation.astype(wide) * weights).sum(axis=-1)
 
 
-def _logits(program: units.Program, activation: Array) -> Any:
-    """The last value [batch, classes] that is an affine function of the features' means."""
+def _logits(program: units.Program, activation: Array, classes: int) -> Any:
+    """The last value [batch, classes] that is an affine function of the features' means.
+
+    None where there is none, or where another layer is behind it: then it is a hidden one.
+    """
     batch, *_, features = activation.shape
-    affine, found = set(program.closed.jaxpr.invars), None
+    affine, found, bent = set(program.closed.jaxpr.invars), None, False
     for unit in program.units:
+        bent |= unit.kind == "activation" and bool(unit.inputs) and affine.issuperset(unit.inputs)
+        if bent and unit.kind == "linear":
+            return None
         if unit.kind not in AFFINE or unit.held or not affine.issuperset(unit.inputs):
             continue
         pooled = unit.inputs and unit.inputs[0].aval.size == batch * features
@@ -101,6 +110,6 @@ def _logits(program: units.Program, activation: Array) -> Any:
         affine.update(unit.outputs)
         (output,) = unit.outputs
         behind = unit.kind == "linear" or not unit.first
-        if behind and output.aval.ndim == 2 and output.aval.shape[0] == batch:
+        if behind and output.aval.shape == (batch, classes):
             found = output
     return found

@@ -28,7 +28,7 @@ class Start:
 
     by_image: ClassVar[bool] = True
 
-    def read(self, name: str, value: Any, images: Any) -> Array:
+    def read(self, name: str, value: Any, images: Any) -> Any:
         """An array [batch, features], or [batch, 1] where all features start alike."""
         batch, value = images.shape[0], checks.item_of(checks.native(value))
         takes = f"a finite number, one a feature, or finite floats[{batch}, features]"
@@ -248,7 +248,7 @@ def opti_cam(
 
 
 def as_masks(
-    maps: Float[Array, "batch height width"], normalization: str = "min_max"
+    maps: Float[checks.Array, "batch height width"], normalization: str = "min_max"
 ) -> Float[Array, "batch height width"]:
     """The masks that Opti-CAM makes of maps: its equations (16), (17) and (18).
 
