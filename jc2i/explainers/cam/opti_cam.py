@@ -262,6 +262,7 @@ def as_masks(
     Returns:
       The masks.
     """
+    maps = jnp.asarray(maps)
     if normalization == "sigmoid":
         return jax.nn.sigmoid(maps)
     low, high = (f(maps, axis=(1, 2), keepdims=True) for f in (jnp.min, jnp.max))
