@@ -348,9 +348,10 @@ def sweep(
             lengths = (len(mean), len(low), len(high))
             raise invalid("curves", f"lengths {lengths} for {name!r}", f"{len(x)}, one a setting")
         there = np.isfinite(mean)
-        marker = _MARKERS[index % len(_MARKERS)]
+        other = index + index // len(_COLOURS)  # a colour that comes again has another marker
+        marker = _MARKERS[other % len(_MARKERS)]
         _line_with_band(
-            axes, x[there], mean[there], low[there], high[there], index, index, name, marker
+            axes, x[there], mean[there], low[there], high[there], index, other, name, marker
         )
     if logarithmic:
         axes.set_xscale("log")
