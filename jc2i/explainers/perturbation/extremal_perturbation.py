@@ -246,7 +246,12 @@ class MaskGenerator:
     @property
     def _blocks(self) -> tuple[int, int]:
         """Blocks of cell x cell pixels of the mask with its margin."""
-        rows, columns = (count + 2 * (self._padding - self._radius) for count in self.cells)
+        margin = 2 * (self._padding - self._radius)
+        # TorchRay's margin, which for some sigma ends before the image does.
+        rows, columns = (
+            max(count + margin, -(-(self.sigma + side - 1) // self.cell) + 1)
+            for count, side in zip(self.cells, self.shape, strict=True)
+        )
         return rows, columns
 
     @property
