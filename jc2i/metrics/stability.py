@@ -247,4 +247,8 @@ def _largest(
 
 def _norm(values: Array) -> Array:
     """Euclidean norm over all axes but batch and neighbour."""
-    return jnp.sqrt(jnp.square(values).sum(axis=tuple(range(2, values.ndim))))
+    axes = tuple(range(2, values.ndim))
+    # The squares of a saturated probability's map are zero in float32.
+    largest = jnp.abs(values).max(axis=axes, keepdims=True)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return jnp.sqrt(jnp.square(values / scale).sum(axis=axes)) * scale.reshape(scale.shape[:2])
