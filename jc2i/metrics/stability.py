@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jc2i import checks, pytrees, streaming
+from jc2i.normalization import length
 from jc2i.normalization import normalize as min_max
 from jc2i.options import Number, Scalar
 from jc2i.query import Cost, metric
@@ -247,8 +248,4 @@ def _largest(
 
 def _norm(values: Array) -> Array:
     """Euclidean norm over all axes but batch and neighbour."""
-    axes = tuple(range(2, values.ndim))
-    # The squares of a saturated probability's map are zero in float32.
-    largest = jnp.abs(values).max(axis=axes, keepdims=True)
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    return jnp.sqrt(jnp.square(values / scale).sum(axis=axes)) * scale.reshape(scale.shape[:2])
+    return length(values, tuple(range(2, values.ndim)))
