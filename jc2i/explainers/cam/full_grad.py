@@ -190,7 +190,7 @@ def _apart(unit: Unit) -> tuple[Unit, ...]:
             break
         if readers != [equation] or len(others) != len(equation.invars) - 1:
             break
-        weighted |= any(math.prod(atom.aval.shape) > 1 for atom in others)
+        weighted |= any(math.prod(getattr(atom.aval, "shape", ())) > 1 for atom in others)
         (value,), affine = equation.outvars, affine + 1
     rest = unit.equations[affine:]
     if not affine or not (weighted or _is_rectifier(rest)):
