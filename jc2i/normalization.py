@@ -117,6 +117,23 @@ def lift(
     return jnp.where(small, up, maps * 2.0**-8), factor
 
 
+def length(values: Float[Array, ...], axes: tuple[int, ...]) -> Float[Array, ...]:
+    """The Euclidean norm along some axes, also where the squares are no floats.
+
+    Those of a saturated probability's gradient are zero in float32.
+
+    Args:
+      values: any values.
+      axes: the axes, counted from the first.
+
+    Returns:
+      The norms, without these axes.
+    """
+    largest = jnp.abs(values).max(axis=axes, keepdims=True)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return jnp.sqrt(jnp.square(values / scale).sum(axis=axes)) * scale.squeeze(axes)
+
+
 @jax.jit
 def _normalize(maps: Array) -> Array:
     maps, _ = lift(maps)

@@ -220,3 +220,11 @@ def of_targets(
 ) -> Float[Array, " batch"]:
     """Each image's score of its own target class."""
     return jnp.take_along_axis(scores, targets[:, None], axis=1, mode="clip")[:, 0]
+
+
+def leads_of_targets(
+    scores: Float[checks.Array, "batch classes"], targets: Int[checks.Array, " batch"]
+) -> Float[Array, " batch"]:
+    """Each image's score of its own target class, less the highest of the others."""
+    own = jnp.arange(scores.shape[1])[None] == targets[:, None]
+    return of_targets(scores, targets) - jnp.where(own, -jnp.inf, scores).max(axis=1)

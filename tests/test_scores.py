@@ -8,7 +8,7 @@ import scipy.special
 
 import jc2i
 from jc2i.calibrators import Temperature
-from jc2i.scores import exact_softmax, of_targets
+from jc2i.scores import exact_softmax, leads_of_targets, of_targets
 
 
 def float64_gradient(logits, target):
@@ -84,6 +84,11 @@ def test_composition(linear):
     np.testing.assert_array_equal(
         of_targets(scores, jnp.array([2, 0])), [scores[0, 2], scores[1, 0]]
     )
+
+
+def test_the_lead_of_a_target_is_over_the_highest_of_the_others():
+    scores = jnp.float32([[1, 4, 3], [2, -5, -7], [0, 0, -1]])
+    np.testing.assert_array_equal(leads_of_targets(scores, jnp.array([1, 2, 0])), [1, -9, 0])
 
 
 def test_weights_are_leaves_and_plain_functions_are_static(linear):

@@ -25,8 +25,9 @@ def grid_of_tokens(
     """How many tokens come before the patches of an image, and the grid that the patches lie on.
 
     A patch is a square of a whole number s of pixels, so that the grid is the image's sides divided
-    by s, both rounded down or both up. Of the grids that are no larger than the number of tokens,
-    the largest leaves the fewest over: a class token, a distillation token, registers.
+    by s, both rounded down or both up, and has more than one cell. Of the grids that are no larger
+    than the number of tokens, the largest leaves the fewest over: a class token, a distillation
+    token, registers.
 
     Args:
       tokens: the number of tokens.
@@ -44,7 +45,7 @@ def grid_of_tokens(
     found = [
         TokenGrid(tokens - rows * columns, rows, columns)
         for rows, columns in _grids(height, width)
-        if tokens - rows * columns in left_over
+        if rows * columns > 1 and tokens - rows * columns in left_over
     ]
     image = f"a {height} x {width} image"
     got = f"{prefix_tokens} for {tokens} tokens of {image}"

@@ -156,9 +156,7 @@ def randomized_models(
     """
     checks.one_of("mode", mode, ("cascading", "independent"))
     checks.one_of("initializer", initializer, ("permute", "gaussian"))
-    takes = "one jax.random.key"
-    is_key = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    checks.require(is_key and key.ndim == 0, "key", checks.describe(key), takes)
+    _require_key(key)
     model = pytrees.as_pytree("model", as_written(model), scores.MODEL)
     found = layers_of(model, images)
     if layers is not None:
@@ -283,6 +281,8 @@ def label_permutation(
     fits = isinstance(train_labels, jax.Array | np.ndarray) and train_labels.ndim == 1
     fits = fits and jnp.issubdtype(train_labels.dtype, jnp.integer) and train_labels.size > 0
     checks.require(fits, "train_labels", checks.describe(train_labels), takes)
+    _require_key(key)
+    checks.require(callable(train), "train", checks.describe(train), "a function that trains")
     permutation_key, training_key = jax.random.split(key)
     permuted = jax.random.permutation(permutation_key, jnp.asarray(train_labels))
     if model is None:
@@ -292,6 +292,11 @@ def label_permutation(
         _compiled(explainer), images=images, targets=targets, key=explainer_key, **options
     )
     return PermutedMaps(explain(model=model), explain(model=twin), model, twin, permuted)
+
+
+def _require_key(key: Any) -> None:
+    is_key = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    checks.require(is_key and key.ndim == 0, "key", checks.describe(key), "one jax.random.key")
 
 
 def _compiled(explainer: Callable) -> Callable:
@@ -341,10 +346,12 @@ def _grouped(
 ) -> dict[str, tuple[int, ...]]:
     """The layers that are asked for, from the top, those under one name together."""
     checks.require(
-        isinstance(chosen, list | tuple) and all(isinstance(name, str) for name in chosen),
+        isinstance(chosen, list | tuple)
+        and len(chosen) > 0
+        and all(isinstance(name, str) for name in chosen),
         "layers",
         checks.describe(chosen),
-        "a list of names, or None",
+        "a list of names, at least one, or None",
     )
     groups: dict[str, list[int]] = {}
     known = ", ".join(layers)

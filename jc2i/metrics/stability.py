@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jc2i import checks, pytrees, streaming
+from jc2i.normalization import length
 from jc2i.normalization import normalize as min_max
 from jc2i.options import Number, Scalar
 from jc2i.query import Cost, metric
@@ -247,4 +248,4 @@ def _largest(
 
 def _norm(values: Array) -> Array:
     """Euclidean norm over all axes but batch and neighbour."""
-    return jnp.sqrt(jnp.square(values).sum(axis=tuple(range(2, values.ndim))))
+    return length(values, tuple(range(2, values.ndim)))

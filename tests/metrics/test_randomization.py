@@ -197,7 +197,8 @@ def test_layers_that_are_asked_for(model):
         ({"mode": "all"}, "mode: got 'all', takes 'cascading' or 'independent'"),
         ({"initializer": "zeros"}, "initializer: got 'zeros', takes 'permute' or 'gaussian'"),
         ({"layers": ["middle", "dense"]}, "layers: got 'dense', takes of all, middle, zero"),
-        ({"layers": "zero"}, "layers: got 'zero', takes a list of names, or None"),
+        ({"layers": "zero"}, "layers: got 'zero', takes a list of names, at least one, or None"),
+        ({"layers": []}, r"layers: got \[\], takes a list of names, at least one, or None"),
         ({"key": 3}, "key: got 3, takes one jax.random.key"),
     ],
 )
@@ -246,8 +247,17 @@ def test_a_twin_of_permuted_labels():
     np.testing.assert_allclose(given.maps, found.maps)
 
 
-def test_labels_that_are_no_classes_are_refused(untyped):
-    with pytest.raises(ValueError, match="train_labels: got float64"):
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"train_labels": np.ones(3)}, "train_labels: got float64"),
+        ({"train": 3}, "train: got 3, takes a function that trains"),
+        ({"key": None}, "key: got None, takes one jax.random.key"),
+    ],
+)
+def test_a_twin_of_bad_input_is_refused(untyped, given, message):
+    options = {"train": print, "train_labels": np.ones(3, int), "key": KEY} | given
+    with pytest.raises(ValueError, match=message):
         metrics.label_permutation(
-            explainers.sensitivity, print, IMAGES, np.ones(3), IMAGES, TARGETS, key=KEY
+            explainers.sensitivity, train_images=IMAGES, images=IMAGES, targets=TARGETS, **options
         )

@@ -245,6 +245,20 @@ def test_max_sensitivity_of_the_image_itself_is_its_noise():
     np.testing.assert_allclose(doubled, relative, rtol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_the_size_of_maps_does_not_matter(scale):
+    """Those of a saturated probability, whose squares are no floats, among them."""
+    images = jnp.ones((2, 20, 20, 3), jnp.float32)
+    options = {"key": KEY, "samples": 3}
+    expected = max_sensitivity(first_channel, plain, images, TARGETS[:2], **options)
+    found = max_sensitivity(first_channel, plain, images, TARGETS[:2], scale=scale, **options)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    options = {"key": KEY, "neighbours": 3, "normalize": False}
+    expected = lipschitz(first_channel, plain, images, TARGETS[:2], **options)
+    found = lipschitz(first_channel, plain, images, TARGETS[:2], scale=scale, **options)
+    np.testing.assert_allclose(found / scale, expected, rtol=1e-5)
+
+
 def test_max_sensitivity_of_a_map_that_never_changes():
     images = jnp.ones((2, 4, 4, 1), jnp.float32)
     options = {"key": KEY, "samples": 3}

@@ -51,7 +51,7 @@ def ablation_cam(
         tells (one that fits both ways is refused).
       prefix_tokens: how many class and register tokens lead the patches; None where the number of
         tokens tells.
-      relative: whether the falls are divided by y.
+      relative: whether the falls are divided by y, where y is not 0.
       relu: whether the map's negative part is cut off.
       resize: whether the map is upsampled to the image's size (bilinear), or stays the layer's.
       batch_size: most model evaluations in flight; None for one feature of the whole batch.
@@ -73,7 +73,8 @@ def ablation_cam(
 
         scores = streaming.collect(jax.vmap(ablated, out_axes=1), 1 + len(features), chunk)
         falls = (scores[:, :1] - scores[:, 1:]).astype(images.dtype)
-        weights = falls / scores[:, :1] if relative else falls
+        whole = scores[:, :1].astype(images.dtype)
+        weights = falls / jnp.where(whole == 0, 1, whole) if relative else falls
         return jnp.einsum("bhwk,bk->bhw", opened.activation.astype(images.dtype), weights)
 
     found = cuts(model, images, targets, layer, channel_axis, prefix_tokens)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.extend.core as jex
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jc2i import checks, scores, tracing
@@ -16,7 +20,7 @@ from jc2i.normalization import normalize
 from jc2i.options import OneOf
 from jc2i.query import Cost, explainer
 from jc2i.tracing import units
-from jc2i.tracing.units import Application
+from jc2i.tracing.units import Application, Unit
 
 
 @explainer(
@@ -38,9 +42,10 @@ def full_grad(
     S(x) = psi(x * dF(x)_c / dx) + sum over layers and their features of psi(b * dF(x)_c / db), psi
     the absolute value, min-max normalised and upsampled (bilinear) to the image (Srinivas and
     Fleuret 2019, equation (7)). Every bias of the model's program is found: those of convolutions,
-    and of batch normalisations, which are folded into one with what is in front of them; those of
-    dense layers lie nowhere on the image and are left out, as in the released code. What a model
-    does to an image before its first layer counts to the input, so that x is what that layer sees.
+    and of batch normalisations, which are folded into one with a convolution in front of them;
+    those of dense layers lie nowhere on the image and are left out, as in the released code. What a
+    model does to an image before its first layer counts to the input, so that x is what that layer
+    sees.
     Signed and summed, dense layers among them, it is the logit of a rectifier network (equation
     (3)). Cost: 1 gradient evaluation.
 
@@ -122,6 +127,8 @@ def decomposition(
       The terms, in the images' type.
     """
     program = units.read(tracing.as_written(model), images, known=None)
+    apart = [part for unit in program.units for part in _apart(unit)]
+    program = dataclasses.replace(program, units=tuple(apart))
     outputs: list[jax.ShapeDtypeStruct] = []
     prepares: list[bool] = []
 
@@ -136,12 +143,14 @@ def decomposition(
             biases.append(bias)
             if added is None:
                 outputs.append(jax.ShapeDtypeStruct(output.shape, output.dtype))
-                prepares.append(application.unit.first and application.unit.kind == "affine")
+                prepares.append(
+                    application.unit.first and application.unit.kind in ("affine", "pad")
+                )
                 return (output,)
             # What is added to a value has the value's gradient.
             return (output + added[len(biases) - 1],)
 
-        kinds = ("linear", "affine", "activation") if activations else ("linear", "affine")
+        kinds = ("linear", "affine", "pad", *(("activation",) if activations else ()))
         result = program.evaluate(dict.fromkeys(kinds, rule), images)
         return scores.of_targets(result, targets).sum().astype(images.dtype), biases
 
@@ -159,13 +168,61 @@ def decomposition(
     )
 
 
+_AFFINE = frozenset("add add_any sub mul div neg convert_element_type copy".split())
+
+
+def _apart(unit: Unit) -> tuple[Unit, ...]:
+    """A normalisation and the activation behind it, which are one elementwise function, as two.
+
+    A network that normalises sums (its rectifiers stand in front of its convolutions) has its
+    biases there. Where only numbers are added they are the activation's own (a hard sigmoid is
+    relu6(x + 3) / 6), but for those in front of a plain rectifier.
+    """
+    if unit.kind != "activation" or len(unit.inputs) != 1 or unit.held:
+        return (unit,)
+    value, affine = unit.inputs[0], 0
+    weighted = False
+    for equation in unit.equations:
+        readers = [e for e in unit.equations if any(atom is value for atom in e.invars)]
+        others = [atom for atom in equation.invars if atom is not value]
+        divides = equation.primitive.name == "div" and equation.invars[0] is not value
+        if equation.primitive.name not in _AFFINE or divides or value in unit.outputs:
+            break
+        if readers != [equation] or len(others) != len(equation.invars) - 1:
+            break
+        weighted |= any(math.prod(getattr(atom.aval, "shape", ())) > 1 for atom in others)
+        (value,), affine = equation.outvars, affine + 1
+    rest = unit.equations[affine:]
+    if not affine or not (weighted or _is_rectifier(rest)):
+        return (unit,)
+    return (
+        dataclasses.replace(
+            unit, kind="affine", equations=unit.equations[:affine], outputs=(value,)
+        ),
+        dataclasses.replace(unit, equations=rest, inputs=(value,), nonnegative=False),
+    )
+
+
+def _is_rectifier(equations: Sequence[Any]) -> bool:
+    """Whether it is max(x, 0)."""
+    if [equation.primitive.name for equation in equations] != ["max"]:
+        return False
+    return any(map(_is_zero, equations[0].invars))
+
+
+def _is_zero(atom: Any) -> bool:
+    return isinstance(atom, jex.Literal) and np.ndim(atom.val) == 0 and bool(atom.val == 0)
+
+
 def _bias(application: Application, output: Array) -> Array | None:
     """What a unit adds by itself; None for nothing."""
     inputs, held = application.inputs, application.held
     if application.linear is not None:
         bias = application.linear.bias
         return None if bias is None else jnp.asarray(bias)
-    if application.unit.kind == "affine":
+    if application.unit.kind == "pad" and _is_zero(application.unit.equation.invars[1]):
+        return None
+    if application.unit.kind in ("affine", "pad"):
         (bias,) = application.function(tuple(map(jnp.zeros_like, inputs)), held)
     else:
         _, slope = jax.jvp(lambda *z: application.function(z, held)[0], inputs, inputs)

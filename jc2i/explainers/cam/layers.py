@@ -79,18 +79,44 @@ def cut(
       ValueError: for a layer that there is not, whose activation is no grid, or whose axes could
         be taken either way.
     """
+    activation, behind = opened(model, images, layer, channel_axis, prefix_tokens)
+    return Cut(activation, lambda activation: scores.of_targets(behind(activation), targets))
+
+
+def opened(
+    model: Callable,
+    images: Float[checks.Array, "batch height width channel"],
+    layer: str | None,
+    channel_axis: int | None = None,
+    prefix_tokens: int | None = None,
+) -> tuple[Float[Array, "batch rows columns features"], Callable[[Array], Array]]:
+    """A layer's activation on its grid, and the scores of all classes as a function of it.
+
+    Args:
+      model: images -> scores[batch, classes].
+      images: images that the model accepts.
+      layer: see `cut`.
+      channel_axis: see `cut`.
+      prefix_tokens: see `cut`.
+
+    Returns:
+      The activation, features last, and the part of the model behind it.
+
+    Raises:
+      ValueError: see `cut`.
+    """
     layer, axis = chosen(model, images, layer, channel_axis, prefix_tokens)
     found, behind = taps.cut(model, images, layer)
     prefix, grid = _spread(found, axis, images, prefix_tokens)
 
-    def score(activation: Array) -> Array:
+    def scores(activation: Array) -> Array:
         if found.ndim == 4:
-            return scores.of_targets(behind(jnp.moveaxis(activation, -1, axis)), targets)
+            return behind(jnp.moveaxis(activation, -1, axis))
         tokens = activation.reshape(len(activation), -1, activation.shape[-1])
         tokens = jnp.concatenate([prefix, tokens], axis=1) if prefix.shape[1] else tokens
-        return scores.of_targets(behind(tokens), targets)
+        return behind(tokens)
 
-    return Cut(grid, score)
+    return grid, scores
 
 
 def activations_and_gradients(

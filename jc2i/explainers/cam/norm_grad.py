@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jc2i import checks
 from jc2i.explainers.cam.layers import LAYER, Layer, activations_and_gradients, finish
+from jc2i.normalization import length
 from jc2i.options import OneOf
 from jc2i.query import Cost, explainer
 
@@ -73,12 +73,5 @@ def norm_grad(
 
 def _norms(activation: Array, gradient: Array, virtual: str) -> Array:
     if virtual == "convolution":
-        return _norm(activation) * _norm(gradient)
-    return _norm(activation * gradient if virtual == "scaling" else gradient)
-
-
-def _norm(values: Array) -> Array:
-    # The square of a saturated probability's gradient is zero in float32.
-    largest = jnp.abs(values).max(axis=(1, 2, 3), keepdims=True)
-    scale = jnp.where(largest > 0, largest, 1)
-    return jnp.sqrt(((values / scale) ** 2).sum(axis=-1)) * scale[..., 0]
+        return length(activation, (3,)) * length(gradient, (3,))
+    return length(activation * gradient if virtual == "scaling" else gradient, (3,))

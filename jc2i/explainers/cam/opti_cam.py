@@ -286,12 +286,10 @@ def select(
         log softmax(y)_c.
 
     Returns:
-      One number an image.
+      One number an image, in float32 at least.
     """
-    if selector == "log_probability":
-        values = jax.nn.log_softmax(values)
-    own = scores.of_targets(values, targets)
-    if selector != "margin":
-        return own
-    others = jnp.where(jax.nn.one_hot(targets, values.shape[1], dtype=bool), -jnp.inf, values)
-    return own - others.max(axis=1)
+    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    if selector == "margin":
+        return scores.leads_of_targets(values, targets)
+    values = jax.nn.log_softmax(values) if selector == "log_probability" else values
+    return scores.of_targets(values, targets)

@@ -13,9 +13,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from jc2i import checks, pytrees, removal, scores, streaming, taps, tracing
-from jc2i.explainers.cam.layers import LAYER, chosen, finish
-from jc2i.options import Floats, Maybe, Number, Scalar, Whole
+from jc2i import checks, pytrees, removal, scores, streaming, tracing
+from jc2i.explainers.cam.layers import LAYER, finish, opened
+from jc2i.options import Floats, Maybe, Number, Scalar, Text, Whole
 from jc2i.query import Cost, explainer
 
 START = 5.0
@@ -24,10 +24,14 @@ START = 5.0
 STATISTIC = "an array that broadcasts to the layer's [rows, columns, features]"
 
 
+_LAYER = {**LAYER, "layer": Maybe(Text())}
+"""One layer: its statistics are of that one."""
+
+
 @explainer(
     cost=lambda shape, options: Cost(forward=1, gradient=options["steps"] * options["samples"]),
     stochastic=True,
-    **LAYER,
+    **_LAYER,
     mean=Floats(rank=3, takes=STATISTIC),
     std=Floats(rank=3, least=0, takes=f"{STATISTIC}, none below 0"),
     least_std=Number(above=0, takes="a number above 0"),
@@ -43,6 +47,7 @@ def information_bottleneck(
     key: Key[Array, "*batch"] | None = None,
     layer: str | None = None,
     channel_axis: int | None = None,
+    prefix_tokens: int | None = None,
     mean: Scalar | Float[checks.Array, ...] | None = None,
     std: Scalar | Float[checks.Array, ...] | None = None,
     least_std: Scalar = 0.01,
@@ -72,10 +77,12 @@ def information_bottleneck(
       targets: class whose evidence is kept, one an image.
       key: one key, or one for each image; required. The noise of a step's sample depends on the
         image's key and their numbers.
-      layer: name of an activation [batch, rows, columns, features] (`jc2i.taps.names`); None for
-        the last that lies on a grid over the image.
+      layer: name of an activation [batch, rows, columns, features] or [batch, tokens, features]
+        (`jc2i.taps.names`); None for the last that lies on a grid over the image.
       channel_axis: which axis of the activation counts the features, -1 or 1; None where the grid
         tells (one that fits both ways is refused).
+      prefix_tokens: how many class and register tokens lead the patches, which pass as they are;
+        None where the number of tokens tells.
       mean: mean of the activation over a data set (`activation_statistics`), an array that
         broadcasts to [rows, columns, features]; required.
       std: its standard deviation, likewise; required.
@@ -97,9 +104,8 @@ def information_bottleneck(
       ValueError: for bad input, naming the argument; for an unknown layer, listing those there are.
     """
     assert key is not None and mean is not None and std is not None  # the decorator refuses that
-    name, axis = chosen(model, images, layer, channel_axis)
-    found, behind = taps.cut(model, images, name)
-    activation = jnp.moveaxis(found, axis, -1).astype(images.dtype)
+    found, behind = opened(model, images, layer, channel_axis, prefix_tokens)
+    activation = found.astype(images.dtype)
     shape = activation.shape[1:]
     mean = _fitting("mean", jnp.asarray(mean), shape)
     std = jnp.maximum(_fitting("std", jnp.asarray(std), shape), least_std)
@@ -112,8 +118,7 @@ def information_bottleneck(
     def cross_entropies(alpha: Array, noise: Array) -> Float[Array, "batch chunk"]:
         lost = passed_noise(alpha, sigma)[:, None]
         mixed = (1 - lost) * activation[:, None] + lost * (mean[:, None] + std[:, None] * noise)
-        mixed = jnp.moveaxis(mixed.astype(found.dtype), -1, 2 if axis == 1 else -1)
-        values = jax.vmap(behind, in_axes=1, out_axes=1)(mixed)
+        values = jax.vmap(behind, in_axes=1, out_axes=1)(mixed.astype(found.dtype))
         flat = values.reshape(-1, values.shape[-1])
         return cross_entropy(flat, jnp.repeat(targets, values.shape[1])).reshape(values.shape[:2])
 
@@ -234,6 +239,7 @@ def activation_statistics(
     layer: str | None = None,
     channel_axis: int | None = None,
     *,
+    prefix_tokens: int | None = None,
     batch_size: int = 32,
 ) -> Statistics:
     """Mean and standard deviation of each value of a layer's activation over images.
@@ -247,6 +253,7 @@ def activation_statistics(
         what a generator makes of a data set, for one.
       layer: see `information_bottleneck`.
       channel_axis: see `information_bottleneck`.
+      prefix_tokens: see `information_bottleneck`.
       batch_size: images at a time, of an array.
 
     Returns:
@@ -256,6 +263,8 @@ def activation_statistics(
       ValueError: for bad input, naming the argument; for fewer than two images.
     """
     checks.count(batch_size=batch_size)
+    given = {"layer": layer, "channel_axis": channel_axis, "prefix_tokens": prefix_tokens}
+    where = tuple(_LAYER[name].read(name, value, None) for name, value in given.items())
     tree = pytrees.as_pytree("model", model, scores.MODEL)
     leaves, rest = pytrees.split(tree)
     if isinstance(images, jax.Array | np.ndarray):
@@ -264,8 +273,10 @@ def activation_statistics(
     for batch in images:
         batch = checks.finite_batch("images", batch, 4, "batch, height, width, channel")
         wide = batch.astype(jnp.promote_types(batch.dtype, jnp.float32))
-        moments = _moments(rest, layer, channel_axis, leaves, wide)
+        moments = _moments(rest, where, leaves, wide)
         new_mean, new_squares = (np.asarray(moment, np.float64) for moment in moments)
+        fits = count == 0 or new_mean.shape == mean.shape
+        checks.require(fits, "images", checks.describe(batch), "batches of images of one size")
         difference, total = new_mean - mean, count + len(batch)
         mean = mean + difference * len(batch) / total
         squares = squares + new_squares + difference**2 * count * len(batch) / total
@@ -275,13 +286,12 @@ def activation_statistics(
     return Statistics(mean.astype(np.float32), std.astype(np.float32))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _moments(
-    rest: Any, layer: str | None, channel_axis: int | None, leaves: list[Any], images: Array
+    rest: Any, where: tuple[Any, ...], leaves: list[Any], images: Array
 ) -> tuple[Array, Array]:
     """Mean of an activation over a batch, and the sum of squares around it."""
     model = tracing.prepared(pytrees.join(leaves, rest))
-    name, axis = chosen(model, images, layer, channel_axis)
-    activation = jnp.moveaxis(taps.capture(model, images, name), axis, -1).astype(images.dtype)
+    activation = opened(model, images, *where)[0].astype(images.dtype)
     mean = activation.mean(0)
     return mean, ((activation - mean) ** 2).sum(0)

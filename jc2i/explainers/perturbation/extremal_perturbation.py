@@ -101,6 +101,7 @@ def extremal_perturbation(
     generator = MaskGenerator((height, width), cell, sigma)
     perturb = _perturbation(images, levels, max_blur, baseline)
     sign = 1 if variant == "preserve" else -1
+    rewarded = scores.of_targets if reward == "simple" else scores.leads_of_targets
 
     def masks(area: Float[Array, " chunk"]) -> Float[Array, "chunk batch height width"]:
         """The best masks of a few areas, side by side."""
@@ -114,7 +115,7 @@ def extremal_perturbation(
             seen = perturb(keep if variant == "preserve" else 1 - keep)
             seen = seen.reshape(variants, *images.shape[1:])
             seen = jnp.where(mirrored, seen[:, :, ::-1], seen)
-            gain = sign * _reward(model(seen), jnp.tile(targets, chunk), reward)
+            gain = sign * rewarded(model(seen), jnp.tile(targets, chunk))
             return (weight * area_loss(mask, wanted) - gain.astype(mask.dtype)).sum()
 
         def step(state: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], None]:
@@ -138,17 +139,6 @@ def extremal_perturbation(
 
     total = jnp.zeros((batch, height, width), images.dtype)
     return streaming.fold(add, total, len(shares), streaming.per_step(batch, batch_size))
-
-
-def _reward(
-    values: Float[Array, "batch classes"], targets: Int[checks.Array, " batch"], reward: str
-) -> Float[Array, " batch"]:
-    """The score of each target, or its lead over the highest of the others."""
-    chosen = scores.of_targets(values, targets)
-    if reward == "simple":
-        return chosen
-    own = jnp.arange(values.shape[1])[None] == targets[:, None]
-    return chosen - jnp.where(own, -jnp.inf, values).max(axis=1)
 
 
 def _perturbation(
@@ -246,7 +236,12 @@ class MaskGenerator:
     @property
     def _blocks(self) -> tuple[int, int]:
         """Blocks of cell x cell pixels of the mask with its margin."""
-        rows, columns = (count + 2 * (self._padding - self._radius) for count in self.cells)
+        margin = 2 * (self._padding - self._radius)
+        # TorchRay's margin, which for some sigma ends before the image does.
+        rows, columns = (
+            max(count + margin, -(-(self.sigma + side - 1) // self.cell) + 1)
+            for count, side in zip(self.cells, self.shape, strict=True)
+        )
         return rows, columns
 
     @property

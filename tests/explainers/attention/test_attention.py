@@ -211,10 +211,17 @@ def test_relevance_and_gradient_at_named_maps_equal_those_worked_in_pytorch(publ
         (17, (30, 30), None, (1, 4, 4)),  # 2 pixels left over
         (20, (8, 8), 4, (4, 4, 4)),
         (36, (8, 8), 20, (20, 4, 4)),
+        (5, (8, 8), None, (1, 2, 2)),
     ],
 )
 def test_the_grid_of_tokens_by_arithmetic(tokens, size, prefix, expected):
     assert grid_of_tokens(tokens, *size, prefix) == expected
+
+
+@pytest.mark.parametrize(("tokens", "prefix"), [(1, None), (2, None), (5, 4)])
+def test_one_cell_is_no_grid(tokens, prefix):
+    with pytest.raises(ValueError, match=rf"^prefix_tokens: got {prefix} for {tokens} tokens"):
+        grid_of_tokens(tokens, 8, 8, prefix)
 
 
 def test_refusals_name_what_there_is(given, convnet):

@@ -57,6 +57,46 @@ def test_completeness_with_what_activations_add(convnet, activation):
     assert np.allclose(alone, total(parts), rtol=1e-3) == (activation == "leaky_relu")
 
 
+def normalises_sums(values):
+    """A block whose normalisation and rectifier stand in front of its convolution."""
+    inside = (values + convolved(jax.nn.relu(values), "kernel1", 1)[..., :3] - 0.2) * GOLDEN[
+        "bias1"
+    ][:3]
+    return values + convolved(jax.nn.relu(inside + GOLDEN["bias1"][1:4]), "kernel1", 1)[..., 1:]
+
+
+CELLS = {
+    "a normalisation of a sum": normalises_sums,
+    "a number in front of a rectifier": lambda x: convolved(jax.nn.relu(0.7 - x), "kernel1", 1),
+    "a border that is not black": lambda x: convolved(
+        jnp.pad(x, ((0, 0), (1, 2), (2, 1), (0, 0)), constant_values=0.5), "kernel1", 1
+    ),
+}
+
+
+@pytest.mark.parametrize("cells", CELLS.values(), ids=CELLS)
+def test_no_bias_of_a_rectifier_network_is_left_out(cells):
+    def model(images):
+        values = cells(images).mean(axis=(1, 2))
+        return jax.nn.relu(values + 0.3) @ GOLDEN["kernel1"].reshape(-1, 3)[: values.shape[1]]
+
+    parts = decomposition(model, IMAGES, TARGETS % 3)
+    expected = scores_of(model, IMAGES, TARGETS % 3)
+    np.testing.assert_allclose(total(parts), expected, rtol=1e-4)
+    assert not np.allclose(np.float64(parts.input).sum(axis=(1, 2, 3)), expected, rtol=1e-2)
+
+
+def test_what_a_hard_sigmoid_adds_is_its_own():
+    """relu6(x + 3) / 6: its 3 is no bias of the model's."""
+
+    def model(images):
+        return jax.nn.hard_sigmoid(convolved(images, "kernel1", 1)).mean(axis=(1, 2))
+
+    assert not decomposition(model, IMAGES, TARGETS % 3).biases
+    parts = decomposition(model, IMAGES, TARGETS % 3, activations=True)
+    np.testing.assert_allclose(total(parts), scores_of(model, IMAGES, TARGETS % 3), rtol=1e-4)
+
+
 def test_what_stands_in_front_of_the_first_layer_counts_to_the_input():
     mean, deviation = np.float32([0.5, 0.4, 0.3]), np.float32([0.2, 0.25, 0.3])
 

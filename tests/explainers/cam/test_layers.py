@@ -76,6 +76,17 @@ def test_the_tokens_meant_by_none_still_reach_the_score():
         layers.chosen(lambda images: transformer(images, 1, attention=False), IMAGES, None)
 
 
+def test_a_class_token_alone_is_not_the_layer_meant_by_none():
+    def model(images):
+        found, behind = taps.cut(lambda images: transformer(images, 1), images, "mixed")
+        alone = checkpoint_name(found[:, :1], "class")
+        return behind(jnp.concatenate([alone, found[:, 1:]], axis=1))
+
+    assert layers.chosen(model, IMAGES, None)[0] == "tokens"
+    with pytest.raises(ValueError, match=r"^layer: got 'class', float32\[2, 1, 6\], takes one of"):
+        layers.chosen(model, IMAGES, "class")
+
+
 def test_a_number_of_tokens_that_fits_no_grid_is_refused():
     with pytest.raises(ValueError, match="^prefix_tokens: got 2, takes a number that leaves"):
         explainers.grad_cam(

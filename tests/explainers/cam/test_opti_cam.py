@@ -13,7 +13,7 @@ import pytest
 from jax.ad_checkpoint import checkpoint_name
 
 from jc2i.explainers import opti_cam
-from jc2i.explainers.cam.opti_cam import as_masks
+from jc2i.explainers.cam.opti_cam import as_masks, select
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 NETWORK = np.load(GOLDEN / "explainers_cam.npz")
@@ -277,3 +277,12 @@ def test_a_constant_map_is_finite():
     images = np.ones((1, 6, 8, 3), np.float32)
     maps = opti_cam(network, images, np.array([0]), steps=2)
     assert np.isfinite(maps).all() and np.ptp(maps) < 1e-6
+
+
+@pytest.mark.parametrize("selector", ["score", "margin", "log_probability"])
+def test_what_is_selected_of_bfloat16_scores_is_computed_in_float32(selector):
+    scores = jnp.bfloat16([[9, 1.5, -3], [4, 6, 5]])
+    found = select(scores, jnp.array([0, 2]), selector)
+    expected = select(scores.astype(jnp.float32), jnp.array([0, 2]), selector)
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, expected)

@@ -56,6 +56,18 @@ def test_ablation_cam_is_brute_force_zeroing_through_the_whole_network(
     np.testing.assert_allclose(maps, map_of(weights, activation), rtol=1e-4, atol=1e-6)
 
 
+def test_a_score_of_zero_divides_nothing(network, activation):
+    def model(images):
+        scores = network(images)
+        return scores.at[0].multiply(0)
+
+    options = {"layer": LAYER, "relu": False, "resize": False}
+    maps = explainers.ablation_cam(model, IMAGES, TARGETS, relative=True, **options)
+    np.testing.assert_array_equal(maps[0], 0)
+    alone = explainers.ablation_cam(network, IMAGES, TARGETS, relative=True, **options)
+    np.testing.assert_allclose(maps[1:], alone[1:], rtol=1e-5)
+
+
 @pytest.mark.parametrize("baseline", [0.0, "blur"])
 def test_score_cam_is_a_loop_over_masked_images(network, activation, baseline):
     fill, scores = np.asarray(removal.fill(jnp.asarray(IMAGES), baseline)), []

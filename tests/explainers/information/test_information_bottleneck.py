@@ -212,6 +212,45 @@ def test_features_on_the_second_axis(convnet):
     np.testing.assert_allclose(maps[0], maps[1], rtol=1e-4)
 
 
+def test_tokens_are_the_grid_that_they_lie_on(convnet):
+    network = convnet()
+    images = RANDOM.uniform(size=(2, 8, 12, 3)).astype(np.float32)
+
+    def transformer(images):
+        """The same network with the cells of a layer as tokens behind another."""
+        found, behind = taps.cut(network, images, "layer2")
+        tokens = found.reshape(len(found), -1, found.shape[-1])
+        leading = jnp.ones_like(tokens[:, :1])
+        tokens = checkpoint_name(jnp.concatenate([leading, tokens], axis=1), "tokens")
+        return behind(tokens[:, 1:].reshape(found.shape)) * tokens[:, :1, 0]
+
+    options = {"key": jax.random.key(0), "steps": 3, "samples": 2}
+    maps = []
+    for score, layer in ((network, "layer2"), (transformer, "tokens")):
+        statistics = activation_statistics(score, images, layer)._asdict()
+        maps.append(
+            information_bottleneck(score, images, TARGETS, layer=layer, **statistics, **options)
+        )
+    np.testing.assert_allclose(maps[0], maps[1], rtol=1e-4)
+    with pytest.raises(ValueError, match="^prefix_tokens: got 0, takes a number that leaves"):
+        activation_statistics(transformer, images, "tokens", prefix_tokens=0)
+
+
+def test_statistics_refuse_by_name(untyped):
+    images = jnp.float32(IMAGES)
+    with pytest.raises(ValueError, match=r"^layer: got \['cells'\], takes a name, or None"):
+        activation_statistics(model, images, ["cells"])
+    with pytest.raises(ValueError, match="^channel_axis: got 3, takes 1 or -1 or None"):
+        activation_statistics(model, images, "cells", 3)
+    pooled = lambda images: checkpoint_name(images, "pixels").mean((1, 2))  # noqa: E731
+    with pytest.raises(ValueError, match="^images: got .*, takes batches of images of one size"):
+        activation_statistics(pooled, [images, images[:, 1:]], "pixels")
+    with pytest.raises(ValueError, match="^layer: got .*, takes a name, or None"):
+        information_bottleneck(
+            model, images, TARGETS, key=jax.random.key(0), layer=("cells",), mean=0, std=1
+        )
+
+
 @pytest.mark.parametrize("name", ["mean", "std"])
 def test_refuses_statistics_that_do_not_fit_by_name(name):
     options = {"key": jax.random.key(0), "mean": MEAN, "std": STD}

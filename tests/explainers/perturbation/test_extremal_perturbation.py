@@ -32,12 +32,11 @@ def network(images):
     return values.mean((1, 2)) @ GOLDEN["dense"].astype(images.dtype)
 
 
-def plain(coarse, cell=7, sigma=21):
+def plain(coarse, size, cell=7, sigma=21):
     """The smooth maximum of one mask, pixel by pixel over all cells, in float64."""
-    rows, columns = coarse.shape
     radius, padding = 1 + -(-sigma // cell), 1 + -(-2 * sigma // cell)
-    tall, wide = (cell * (side + 2 * (padding - radius)) - cell + 1 for side in coarse.shape)
-    padded = np.pad(coarse.astype(float), 2 * padding)
+    tall, wide = size
+    padded = np.pad(coarse.astype(float), ((2 * padding, 9),) * 2)
     mask = np.zeros((tall, wide))
     for y in range(tall):
         for x in range(wide):
@@ -62,12 +61,16 @@ def test_smooth_masks_are_torchrays():
     np.testing.assert_allclose(mask[:, ::3, ::3], GOLDEN["mask"], atol=1e-5)
 
 
-@pytest.mark.parametrize(("shape", "cell", "sigma"), [((5, 9), 2, 3), ((4, 3), 3, 1)])
+@pytest.mark.parametrize(
+    ("shape", "cell", "sigma"), [((5, 9), 2, 3), ((4, 3), 3, 1), ((7, 3), 7, 10), ((9, 4), 12, 2)]
+)
 def test_smooth_masks_of_other_sizes_are_those_of_a_plain_loop(shape, cell, sigma):
     generator = module.MaskGenerator(shape, cell, sigma)
     coarse = np.random.default_rng(0).uniform(size=(1, *generator.cells)).astype(np.float32)
-    expected = plain(coarse[0], cell, sigma)
-    np.testing.assert_allclose(generator(jnp.asarray(coarse))[0], expected, atol=1e-6)
+    mask = generator(jnp.asarray(coarse))
+    expected = plain(coarse[0], generator.outer, cell, sigma)
+    np.testing.assert_allclose(mask[0], expected, atol=1e-6)
+    assert generator.cropped(mask).shape[1:] == shape
 
 
 def test_the_areas_loss_and_its_gradient_are_torchrays():
