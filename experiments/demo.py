@@ -3,7 +3,7 @@
     python experiments/demo.py             64 images, seven temperatures: about five minutes
     python experiments/demo.py --smallest  the same path on a handful of images
 
-EfficientNet-Lite0 explains photographs of scikit-image and scikit-learn, and a page compares CAM and
+EfficientNet-Lite0 explains photographs of scikit-image and scikit-learn, a page compares CAM and
 masking methods on some; a small network trains on scikit-learn's digits and is studied as the paper
 does. Prints the paths of the page and of the report. Run again, it goes on where it stopped.
 """
