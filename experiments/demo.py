@@ -38,8 +38,9 @@ def main(smallest: bool = False, out: Path = Path("results")) -> None:
     """
     keep_compiled_programs()
     files = explain_photographs(out / "photographs", 2 if smallest else 6)
-    few, steps = (1, 3) if smallest else (2, 20)
-    print(photographs.compare(files[:few], out / "photographs", steps))
+    compared = ("grad_cam", "opti_cam") if smallest else photographs.METHODS
+    steps = 3 if smallest else 20
+    print(photographs.compare(files[:2], out / "photographs", steps, compared))
     model = out / "models" / "digits"
     if not model.exists():
         train.train(train.Training(data="digits", model="small", out=model))

@@ -58,13 +58,16 @@ MASKS = (
 )
 
 
-def compare(files: Sequence[Path], folder: Path, steps: int) -> Path:
+def compare(
+    files: Sequence[Path], folder: Path, steps: int, methods: Sequence[str] = METHODS
+) -> Path:
     """Maps of photographs by CAM and masking methods: one figure, one table, one page.
 
     Args:
       files: the photographs.
       folder: where `maps.html`, `maps.png` and `maps.csv` go.
       steps: steps of Opti-CAM and of extremal perturbation, and a quarter of LIME's samples.
+      methods: some of `METHODS`; each compiles for seconds.
 
     Returns:
       The page.
@@ -78,7 +81,7 @@ def compare(files: Sequence[Path], folder: Path, steps: int) -> Path:
     classes = [models.class_names(MODEL)[target] for target in targets]
     shown: dict[str, np.ndarray] = {}
     rows: list[Row] = []
-    for method, (maps, seconds) in _explained(model, images, targets, steps).items():
+    for method, (maps, seconds) in _explained(model, images, targets, steps, methods).items():
         masked = metrics.drop_increase_gain(score, images, targets, maps, baseline=model.mean)
         shown[words(method)] = np.asarray(normalize(maps))
         rows += [
@@ -106,7 +109,11 @@ def compare(files: Sequence[Path], folder: Path, steps: int) -> Path:
 
 
 def _explained(
-    model: models.Classifier, images: np.ndarray, targets: np.ndarray, steps: int
+    model: models.Classifier,
+    images: np.ndarray,
+    targets: np.ndarray,
+    steps: int,
+    methods: Sequence[str],
 ) -> dict[str, tuple[np.ndarray, float]]:
     """The maps of each method, and the seconds that they took."""
     options: dict[str, dict[str, Any]] = {
@@ -126,7 +133,7 @@ def _explained(
     found = {}
     # A program compiles on one core, which is most of the time that all this takes.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        programs = dict(zip(METHODS, pool.map(program, METHODS), strict=True))
+        programs = dict(zip(methods, pool.map(program, methods), strict=True))
     for method, run in programs.items():
         start = time.perf_counter()
         maps = np.asarray(run(*arguments))
