@@ -25,7 +25,7 @@ import scipy.ndimage
 import tyro
 
 import jc2i
-from benchmarks.throughput import Benchmark, chosen_options
+from benchmarks.throughput import Benchmark, chosen_options, measured
 from experiments.common.provenance import provenance
 from jc2i.query import method_of
 
@@ -100,10 +100,11 @@ def main(comparison: Comparison) -> None:
         mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
         model = jc2i.models.from_torch(name, file, classes=comparison.classes, mean=mean, std=std)
     rows = []
-    for explainer in comparison.explainers:
-        row = compared(explainer, comparison, model)
+    for row in measured(comparison, model, compared):
         rows.append(row)
-        print(f"{explainer}: {row['distance']:.1e}, {row['distance_rounded']:.1e}", flush=True)
+        print(
+            f"{row['explainer']}: {row['distance']:.1e}, {row['distance_rounded']:.1e}", flush=True
+        )
     if comparison.json:
         record = {"provenance": provenance(), "rows": rows}
         comparison.json.write_text(json.dumps(record, indent=1, default=str) + "\n")

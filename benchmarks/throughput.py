@@ -18,7 +18,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from rich.table import Table
 
 import jc2i
 from experiments.common.provenance import provenance
+from jc2i import checks
 from jc2i.explainers.gradients.input_gradient import input_gradient
 from jc2i.options import Sides, Whole
 from jc2i.query import Method, method_of, methods
@@ -49,7 +50,8 @@ class Benchmark:
         for name, function in methods(jc2i.explainers).items()
         if any(method_of(function).cost((1, 32, 32, 3)))
     )
-    """Explainers of `jc2i.explainers`, by default all that query a model."""
+    """Explainers of `jc2i.explainers`, by default all that query a model; those that refuse this
+    one are left out."""
     model: str = "resnet20_cifar"
     """Architecture (random weights: its speed does not depend on them), or a saved model."""
     classes: int = 10
@@ -169,6 +171,31 @@ def measure(explainer: str, benchmark: Benchmark, model: Any) -> dict[str, Any]:
     }
 
 
+def measured(
+    benchmark: Benchmark, model: Any, row: Callable[[str, Benchmark, Any], dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """A row for each explainer; one that refuses is left out, and why is printed.
+
+    Attention maps are not in every model, and some options have no default for any model.
+
+    Args:
+      benchmark: names the explainers.
+      model: images -> logits.
+      row: what is measured of an explainer.
+    """
+    found = False
+    for explainer in benchmark.explainers:
+        try:
+            values = row(explainer, benchmark, model)
+        except checks.Refusal as refusal:
+            print(f"{explainer}: left out ({refusal})", flush=True)
+            continue
+        found = True
+        yield values
+    if not found:
+        sys.exit("error: no explainer is left")
+
+
 def seconds(function: Callable[[], Any], calls: int) -> float:
     """Mean wall time of a call, all of them waited for."""
     start = time.perf_counter()
@@ -190,9 +217,9 @@ def main(benchmark: Benchmark) -> None:
     else:
         model = jc2i.models.load(benchmark.model)
     rows = []
-    for explainer in benchmark.explainers:
-        rows.append(measure(explainer, benchmark, model))
-        print(f"{explainer}: overhead {rows[-1]['overhead']:.3f}", flush=True)
+    for row in measured(benchmark, model, measure):
+        rows.append(row)
+        print(f"{row['explainer']}: overhead {row['overhead']:.3f}", flush=True)
     columns = [name for name in rows[0] if name != "options"]
     device = jax.devices()[0]
     table = Table(*columns, title=f"{benchmark.model}, batch {benchmark.batch}, {device}")

@@ -3,9 +3,9 @@
     python experiments/demo.py             64 images, seven temperatures: about five minutes
     python experiments/demo.py --smallest  the same path on a handful of images
 
-EfficientNet-Lite0 explains photographs of scikit-image and scikit-learn; a small network trains on
-scikit-learn's digits and is studied as the paper does. Prints the path of the report. Run again, it
-goes on where it stopped.
+EfficientNet-Lite0 explains photographs of scikit-image and scikit-learn, a page compares CAM and
+masking methods on some; a small network trains on scikit-learn's digits and is studied as the paper
+does. Prints the paths of the page and of the report. Run again, it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if __package__ in (None, ""):
 
 import tyro
 
-from experiments import calibrate_to_interpret, train
+from experiments import calibrate_to_interpret, photographs, train
 from experiments.c2i.study import Study
 from experiments.common.script import REPORT
 from jc2i.caching import keep_compiled_programs
@@ -30,14 +30,17 @@ PHOTOGRAPHS = ("coffee", "chelsea", "astronaut", "rocket")
 
 
 def main(smallest: bool = False, out: Path = Path("results")) -> None:
-    """Trains the demonstration's network if need be and writes its report.
+    """Explains photographs, trains the demonstration's network if need be and writes its report.
 
     Args:
       smallest: a handful of images, to see that everything runs.
       out: the folder of the results.
     """
     keep_compiled_programs()
-    explain_photographs(out / "photographs", 2 if smallest else 6)
+    files = explain_photographs(out / "photographs", 2 if smallest else 6)
+    compared = ("grad_cam", "opti_cam") if smallest else photographs.METHODS
+    steps = 3 if smallest else 20
+    print(photographs.compare(files[:2], out / "photographs", steps, compared))
     model = out / "models" / "digits"
     if not model.exists():
         train.train(train.Training(data="digits", model="small", out=model))
@@ -66,15 +69,19 @@ def main(smallest: bool = False, out: Path = Path("results")) -> None:
     print(calibrate_to_interpret.run(REPORT, study))
 
 
-def explain_photographs(folder: Path, count: int) -> None:
+def explain_photographs(folder: Path, count: int) -> list[Path]:
     """Explains photographs with an ImageNet network, as `jc2i explain` does.
 
     Args:
       folder: where the photographs, their overlays and raw maps go.
       count: how many, at most six.
+
+    Returns:
+      The photographs.
     """
     files = save_photographs(folder / "originals")[:count]
     explain(Explain(images=tuple(files), out=folder, overwrite=True))
+    return files
 
 
 def save_photographs(folder: Path) -> list[Path]:

@@ -190,6 +190,8 @@ _NAMES = {
     "score_cam": "Score-CAM",
     "ablation_cam": "Ablation-CAM",
     "layer_cam": "Layer-CAM",
+    "eigen_cam": "Eigen-CAM",
+    "full_grad": "FullGrad",
     "opti_cam": "Opti-CAM",
     "fake_cam": "Fake-CAM",
 }

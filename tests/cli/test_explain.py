@@ -171,6 +171,11 @@ def test_images_of_one_name_get_their_folders(run, photographs, tmp_path):
             ["PHOTO", "--save-calibrator", "kept.npz"],
             "save_calibrator: got kept.npz, takes --calibration with labelled images",
         ),
+        (["PHOTO", "--method", "information-bottleneck"], "mean: got None, takes an array"),
+        (
+            ["PHOTO", "--method", "tibav"],
+            "layer: got None, takes a model that names its attention maps",
+        ),
         ([], "images: got none, takes image files, or folders of them"),
     ],
 )
