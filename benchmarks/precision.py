@@ -100,7 +100,7 @@ def main(comparison: Comparison) -> None:
         mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
         model = jc2i.models.from_torch(name, file, classes=comparison.classes, mean=mean, std=std)
     rows = []
-    for row in measured(comparison, model, compared):
+    for row in measured(comparison.explainers, lambda name: compared(name, comparison, model)):
         rows.append(row)
         print(
             f"{row['explainer']}: {row['distance']:.1e}, {row['distance_rounded']:.1e}", flush=True

@@ -18,7 +18,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,21 +172,20 @@ def measure(explainer: str, benchmark: Benchmark, model: Any) -> dict[str, Any]:
 
 
 def measured(
-    benchmark: Benchmark, model: Any, row: Callable[[str, Benchmark, Any], dict[str, Any]]
+    explainers: Sequence[str], row: Callable[[str], dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     """A row for each explainer; one that refuses is left out, and why is printed.
 
     Attention maps are not in every model, and some options have no default for any model.
 
     Args:
-      benchmark: names the explainers.
-      model: images -> logits.
-      row: what is measured of an explainer.
+      explainers: their names.
+      row: what is measured of one.
     """
     found = False
-    for explainer in benchmark.explainers:
+    for explainer in explainers:
         try:
-            values = row(explainer, benchmark, model)
+            values = row(explainer)
         except checks.Refusal as refusal:
             print(f"{explainer}: left out ({refusal})", flush=True)
             continue
@@ -217,7 +216,7 @@ def main(benchmark: Benchmark) -> None:
     else:
         model = jc2i.models.load(benchmark.model)
     rows = []
-    for row in measured(benchmark, model, measure):
+    for row in measured(benchmark.explainers, lambda name: measure(name, benchmark, model)):
         rows.append(row)
         print(f"{row['explainer']}: overhead {row['overhead']:.3f}", flush=True)
     columns = [name for name in rows[0] if name != "options"]
