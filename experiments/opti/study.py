@@ -14,6 +14,7 @@ import jc2i
 from experiments.common.subject import Options
 from experiments.common.subject import Subject as CommonSubject
 from jc2i import checks, explainers, query, taps
+from jc2i.explainers.attention.maps import is_named
 
 if TYPE_CHECKING:
     Method = str
@@ -157,7 +158,7 @@ class Subject(CommonSubject):
     def has_attention(self) -> bool:
         """Whether the model names attention maps, [batch, heads, tokens, tokens]."""
         return any(
-            len(a.shape) == 4 and a.shape[2] == a.shape[3] and "attention" in name
+            len(a.shape) == 4 and a.shape[2] == a.shape[3] and is_named(name)
             for name, a in self.names.items()
         )
 
@@ -183,5 +184,7 @@ class Subject(CommonSubject):
             for name, a in self.names.items()
             if len(a.shape) == 4 and a.shape[1] * width == a.shape[2] * height and a.shape[1] > 1
         ]
+        takes = "names of layers, for a model that names no activation on a grid"
+        checks.require(bool(grids), "layers", "none", takes)
         chosen = np.linspace(0, len(grids) - 1, min(5, len(grids))).round().astype(int)
         return tuple(grids[i] for i in dict.fromkeys(chosen))

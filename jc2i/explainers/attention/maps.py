@@ -36,7 +36,8 @@ def names(
       model: images -> scores, any JAX function.
       images: images that the model accepts.
       layer: one name of `taps.names`, or several; None for every activation [batch, heads, tokens,
-        tokens] that there is.
+        tokens] whose name has "attention" or "attn" in it: a convolution's activation may have the
+        same shape.
 
     Returns:
       The names; those asked for in order of execution too.
@@ -53,8 +54,10 @@ def names(
         else ("a model that names its attention maps [batch, heads, tokens, tokens]")
     )
     if layer is None:
-        checks.require(bool(square), "layer", None, takes)
-        return tuple(square)
+        named = tuple(name for name in square if is_named(name))
+        takes += ', or a model that names them so ("attention", "attn")' if square else ""
+        checks.require(bool(named), "layer", None, takes)
+        return named
     asked = [layer] if isinstance(layer, str) else list(layer)
     for name in asked:
         if name not in every:  # its number may be left out where there is one alone
@@ -62,6 +65,11 @@ def names(
         got = f"{name!r}, {checks.describe(every[name])}" if name in every else repr(name)
         checks.require(name in square, "layer", got, takes)
     return tuple(name for name in square if name in asked)
+
+
+def is_named(name: str) -> bool:
+    """Whether an activation's name says that it is an attention map."""
+    return any(word in name.lower() for word in ("attention", "attn"))
 
 
 def _is_attention(shape: tuple[int, ...], images: checks.Array) -> bool:

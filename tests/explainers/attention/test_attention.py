@@ -266,3 +266,18 @@ def test_blocks_in_a_scan_are_named_by_number(given):
     last = explainers.raw_attention(scanned, images, targets)
     named = explainers.raw_attention(scanned, images, targets, layer="attention#2")
     np.testing.assert_array_equal(last, named)
+
+
+@pytest.mark.parametrize(
+    "explain", [explainers.raw_attention, explainers.attention_rollout, explainers.tibav]
+)
+def test_a_convolutions_square_activation_is_no_attention(explain):
+    def model(images):
+        values = checkpoint_name(jnp.moveaxis(images, -1, 1)[..., :8], "layer")  # [2, 3, 8, 8]
+        return values.mean(axis=(2, 3))
+
+    images = np.random.default_rng(0).random((2, 8, 8, 3)).astype(np.float32)
+    with pytest.raises(
+        ValueError, match="^layer: got None, takes one of layer, or a model that na"
+    ):
+        explain(model, images, np.array([0, 1]))
