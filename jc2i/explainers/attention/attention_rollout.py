@@ -51,7 +51,7 @@ def attention_rollout(
       targets: not used, but checked: the map is the same for every class.
       key: not used: the method is deterministic.
       layer: names of activations [batch, heads, tokens, tokens] (`jc2i.taps.names`); None for all
-        of this shape that are named so (\"attention\", \"attn\"), in order of execution.
+        of this shape that are named so ("attention", "attn"), in order of execution.
       fusion: of the heads: `"mean"`, `"max"` or `"min"`.
       residual: how much of I is added for the way around the attention, at least 0.
       discard_ratio: which part of a fused attention map, its lowest values, is set to 0 before I is

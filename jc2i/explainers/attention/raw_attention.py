@@ -45,7 +45,7 @@ def raw_attention(
       targets: not used, but checked: the map is the same for every class.
       key: not used: the method is deterministic.
       layer: name of an activation [batch, heads, tokens, tokens] (`jc2i.taps.names`); None for the
-        last that has this shape.
+        last of this shape that is named so ("attention", "attn").
       fusion: of the heads: `"mean"`, `"max"` or `"min"`.
       token: `"class"` for the first token's row, `"mean"` for the mean of the patches' rows; None
         for the class token's where there is one.

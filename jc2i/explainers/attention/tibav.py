@@ -59,7 +59,7 @@ def tibav(
       targets: class whose score is explained, one an image.
       key: not used: the method is deterministic.
       layer: names of activations [batch, heads, tokens, tokens] (`jc2i.taps.names`); None for all
-        of this shape that are named so (\"attention\", \"attn\"), in order of execution.
+        of this shape that are named so ("attention", "attn"), in order of execution.
       rule: of relevance: `"chefer"`, as published, or a rule of linear maps of
         `jc2i.explainers.lrp`, all others being its own (Achtibat et al. 2024, AttnLRP).
       epsilon: added to every denominator with the denominator's sign, at least 0.

@@ -277,7 +277,5 @@ def test_a_convolutions_square_activation_is_no_attention(explain):
         return values.mean(axis=(2, 3))
 
     images = np.random.default_rng(0).random((2, 8, 8, 3)).astype(np.float32)
-    with pytest.raises(
-        ValueError, match="^layer: got None, takes one of layer, or a model that na"
-    ):
+    with pytest.raises(ValueError, match="^layer: got None, takes one of layer, or a"):
         explain(model, images, np.array([0, 1]))
