@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import itertools
 import os
+from pathlib import Path
 
 # Before JAX is imported: afterwards both are ignored.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -35,6 +38,22 @@ def pytest_configure(config):
     # Without it a program is compiled as ever: a file is half written where another worker writes
     # it at this moment, or was killed.
     config.addinivalue_line("filterwarnings", "ignore:Error .* persistent compilation cache")
+
+
+# Each compiled program takes some thirty mappings of memory. Linux allows a process 65,530, and XLA
+# crashes beyond.
+MAPPINGS, MOST_MAPPINGS = Path("/proc/self/maps"), 25_000
+TESTS = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def few_mappings():
+    yield
+    if next(TESTS) % 16 or not MAPPINGS.exists():
+        return
+    if MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
 
 
 # A slow machine is no failure of a property.
