@@ -76,7 +76,7 @@ def saliency_grid(
     margin = 0.2 + 0.085 * max(len(line) for name in names for line in name.splitlines())
     width, height = 1.1, 1.1 * images.shape[1] / images.shape[2]
     figure = _figure(margin + width * count, 0.25 * (titles is not None) + height * rows)
-    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.02, wspace=0, hspace=0)
     axes = figure.subplots(rows, count, squeeze=False)
     for panel in axes.flat:
         _bare(panel)
