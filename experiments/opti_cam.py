@@ -23,6 +23,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from experiments.common.methods import words
 from experiments.common.script import Result, Script
 from experiments.opti import figures, tables
 from experiments.opti.claims import claims
@@ -58,7 +59,7 @@ def summary(measured: Measurements, results: Mapping[str, Result]) -> str:
         f"{len(measured.subject.images)} images, of which the model gets {accuracy:.1%} right. "
         f"Maps explain the {measured.study.scores} of the ground-truth class.",
         *(
-            f"- {figures.words(method)}: AD {row['AD']:.1f}, AG {row['AG']:.1f}, "
+            f"- {words(method)}: AD {row['AD']:.1f}, AG {row['AG']:.1f}, "
             f"AI {row['AI']:.1f} ({row['images']} images, {row['T']:.2f} s a batch of 8)"
             for method, row in rows.items()
             if method in (OPTI, "grad_cam", "score_cam", "fake_cam")

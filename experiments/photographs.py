@@ -13,10 +13,10 @@ import jax
 import numpy as np
 
 import jc2i
+from experiments.common.methods import words
 from experiments.common.provenance import provenance
 from experiments.common.report import Section, write_figure, write_report
 from experiments.common.tables import Row, write_csv
-from experiments.opti.figures import words
 from jc2i import data, explainers, metrics, models, normalize, plots
 
 MODEL = "efficientnet-lite0"

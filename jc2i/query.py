@@ -166,7 +166,8 @@ def _decorator(
             for name, parameter in signature.parameters.items():
                 if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                     values.update(values.pop(name))
-            return _run(method, values)
+            with full_precision():
+                return _run(method, values)
 
         setattr(wrapper, "__signature__", signature)  # noqa: B010 (types know no such attribute)
         setattr(wrapper, "method", method)  # noqa: B010
@@ -259,11 +260,6 @@ def _typed_keys(key: Any, batch: int) -> Array:
 
 
 def _run(method: Method, values: dict[str, Any]) -> Any:
-    with full_precision():
-        return _checked_and_run(method, values)
-
-
-def _checked_and_run(method: Method, values: dict[str, Any]) -> Any:
     # A metric hands its own prepared model on to an explainer, which prepares it itself.
     model = tracing.as_written(values.pop("model"))
     model = pytrees.as_pytree("model", model, scores.MODEL)

@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.c2i.measurements import SWEPT, Measurements
 from experiments.c2i.study import BASE
+from experiments.common.script import verdict
 from jc2i.statistics import Interval, paired_difference
 
 
@@ -74,5 +75,9 @@ def _sweep_gains(measured: Measurements) -> list[tuple[str, str, Interval]]:
 
 
 def _row(claim: str, version: str, gain: Interval) -> dict[str, Any]:
-    verdict = "holds" if gain.low > 0 else "fails" if gain.high < 0 else "open"
-    return {"claim": claim, "calibration": version, **gain.columns("gain"), "verdict": verdict}
+    return {
+        "claim": claim,
+        "calibration": version,
+        **gain.columns("gain"),
+        "verdict": verdict(gain),
+    }

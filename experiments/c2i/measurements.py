@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from experiments.c2i.study import BASE, Study, Subject, serves_all
+from experiments.common.methods import explain
 from jc2i import calibrators, explainers, metrics, normalize, probabilities
 
 RANDOM = "random"
@@ -70,7 +71,7 @@ class Measurements:
 
     def _explain(self, method: str) -> Callable[..., Any]:
         """A method with its options, as a function that can be told by what it holds."""
-        return partial(_explain, getattr(explainers, method), self.options(method))
+        return partial(explain, getattr(explainers, method), self.options(method))
 
     def maps(self, method: str) -> dict[str, np.ndarray]:
         """Raw saliency maps of the images, by version: [images, height, width] each."""
@@ -268,17 +269,6 @@ class Measurements:
 
 
 # What a study runs, as functions of a module: with what `partial` binds, they are told by it.
-
-
-def _explain(
-    explain: Callable[..., Any],
-    options: dict[str, Any],
-    score: Any,
-    images: Array,
-    targets: Array,
-    keys: Array,
-) -> Array:
-    return explain(score, images, targets, key=keys, **options)
 
 
 def _lipschitz(

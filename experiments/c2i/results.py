@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.c2i.measurements import RANDOM, SWEPT, Measurements
 from experiments.c2i.study import BASE
+from experiments.common.methods import words
 from experiments.common.script import Result
 from jc2i import calibrators, metrics, normalize, plots
 from jc2i.statistics import (
@@ -87,7 +88,7 @@ def figure1(measured: Measurements) -> Result:
     for method in measured.study.methods:
         maps = measured.maps(method)
         for version in measured.study.versions:
-            shown[f"{_words(method)}\n{version}"] = np.asarray(normalize(maps[version][:count]))
+            shown[f"{words(method)}\n{version}"] = np.asarray(normalize(maps[version][:count]))
             constant = np.ptp(maps[version], axis=(1, 2)) == 0
             rows.append(
                 {"method": method, "version": version, "constant_maps": int(constant.sum())}
@@ -140,10 +141,10 @@ def figure4(measured: Measurements) -> Result:
     values: dict[str, dict[str, np.ndarray]] = {}
     rows = []
     for method in measured.study.methods:
-        values[_words(method)] = {}
+        values[words(method)] = {}
         for version in measured.study.calibrations:
             similarity = measured.similarity(method, version)
-            values[_words(method)][version] = similarity
+            values[words(method)][version] = similarity
             rows.append(
                 {
                     "method": method,
@@ -182,7 +183,7 @@ def figure5(measured: Measurements) -> Result:
         "figure5_maps": plots.saliency_grid(
             np.repeat(image, 2, axis=0), {k: np.stack(v) for k, v in shown.items()}, titles=columns
         ),
-        "figure5_curves": plots.deletion_curves({_words(SWEPT): curves}),
+        "figure5_curves": plots.deletion_curves({words(SWEPT): curves}),
     }
     text = (
         f"Image {sample} of the evaluation: the one whose change of deletion area by {version} is "
@@ -199,7 +200,7 @@ def figure6(measured: Measurements) -> Result:
         for method in (*measured.study.methods, RANDOM):
             for v in (BASE, version):
                 band = _band(measured.curves(method, v))
-                curves.setdefault(_words(method), {})[v] = band
+                curves.setdefault(words(method), {})[v] = band
                 if v == BASE and version != measured.study.calibrations[0]:
                     continue
                 rows += [
@@ -232,13 +233,13 @@ def figure7(measured: Measurements) -> Result:
     for measure, (label, values_of) in MEASURES.items():
         shown: dict[str, dict[str, tuple]] = {}
         for method in measured.study.methods:
-            shown[_words(method)] = {}
+            shown[words(method)] = {}
             before = values_of(measured, method, BASE)
             for version in measured.study.versions:
                 after = values_of(measured, method, version)
                 whole = ratio_interval if measure == "better_than_random" else mean_interval
                 mean = whole(after)
-                shown[_words(method)][version] = (mean.estimate, mean.low, mean.high)
+                shown[words(method)][version] = (mean.estimate, mean.low, mean.high)
                 rows.append(
                     {
                         "measure": measure,
@@ -322,7 +323,7 @@ def figure9(measured: Measurements) -> Result:
     rows = []
     for method in measured.study.methods:
         estimates = measured.lipschitz(method)
-        values[_words(method)] = estimates
+        values[words(method)] = estimates
         for version in measured.study.versions:
             rows.append(
                 {
@@ -370,15 +371,3 @@ def _median_index(values: np.ndarray) -> int:
     """The index of the (lower) median of the finite values."""
     order = np.argsort(values)  # NaN last
     return int(order[(np.isfinite(values).sum() - 1) // 2])
-
-
-_NAMES = {
-    "rise": "RISE",
-    "smoothgrad": "SmoothGrad",
-    "grad_cam": "Grad-CAM",
-    "hires_cam": "HiRes-CAM",
-}
-
-
-def _words(method: str) -> str:
-    return _NAMES.get(method, method.replace("_", " ").capitalize())

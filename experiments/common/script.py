@@ -15,6 +15,7 @@ from experiments.common.report import Section, write_figure, write_json, write_r
 from experiments.common.subject import Options
 from experiments.common.tables import write_csv
 from jc2i.caching import keep_compiled_programs
+from jc2i.statistics import Interval
 
 REPORT = "report"
 """The sub-command that computes all."""
@@ -24,6 +25,11 @@ CLAIMS = (
     "is above zero, with its 95 % interval: it holds when the interval lies above zero, fails when "
     "it lies below, and is open otherwise."
 )
+
+
+def verdict(gain: Interval) -> str:
+    """Whether a claim of a gain above zero holds, fails or is open."""
+    return "holds" if gain.low > 0 else "fails" if gain.high < 0 else "open"
 
 
 @dataclasses.dataclass(frozen=True)

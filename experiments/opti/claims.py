@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.common.script import verdict
 from experiments.opti.boxes import box_maps
 from experiments.opti.measurements import Measurements
 from experiments.opti.study import FAKE, OPTI
@@ -126,5 +127,4 @@ def _localization(measured: Measurements) -> list[Claim]:
 
 
 def _row(claim: str, gain: Interval) -> dict[str, Any]:
-    verdict = "holds" if gain.low > 0 else "fails" if gain.high < 0 else "open"
-    return {"claim": claim, **gain.columns("gain"), "verdict": verdict}
+    return {"claim": claim, **gain.columns("gain"), "verdict": verdict(gain)}

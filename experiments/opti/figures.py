@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.common.methods import words
 from experiments.common.script import Result
 from experiments.opti.measurements import Measurements
 from experiments.opti.study import COSTLY, FAKE, OPTI
@@ -177,26 +178,3 @@ def figure_a6(measured: Measurements) -> Result:
         "layer down; a method that shows what the model has learnt changes its maps."
     )
     return Result("Figures A6, A7: sanity check", text, rows, figures)
-
-
-_NAMES = {
-    "lime": "LIME",
-    "gradient_shap": "GradientSHAP",
-    "tibav": "TIBAV",
-    "grad_cam": "Grad-CAM",
-    "grad_cam_plus_plus": "Grad-CAM++",
-    "xgrad_cam": "XGrad-CAM",
-    "hires_cam": "HiRes-CAM",
-    "score_cam": "Score-CAM",
-    "ablation_cam": "Ablation-CAM",
-    "layer_cam": "Layer-CAM",
-    "eigen_cam": "Eigen-CAM",
-    "full_grad": "FullGrad",
-    "opti_cam": "Opti-CAM",
-    "fake_cam": "Fake-CAM",
-}
-
-
-def words(method: str) -> str:
-    """A method's name as the paper writes it."""
-    return _NAMES.get(method, method.replace("_", " ").capitalize())

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 import jc2i
+from experiments.common.methods import explain
 from experiments.common.provenance import devices
 from experiments.common.report import write_json
 from experiments.opti.study import COSTLY, OPTI, Study, Subject
@@ -102,7 +103,7 @@ class Measurements:
         count = self.count(method, most)
         return self._run(
             f"maps-{method}",
-            partial(_explain, getattr(explainers, method), self.options(method, **changed)),
+            partial(explain, getattr(explainers, method), self.options(method, **changed)),
             (self.subject.images[:count], self.targets(target, count)),
             score=self.subject.score if score is None else score,
         )
@@ -234,17 +235,6 @@ class Measurements:
 
 
 # What a study runs, as functions of a module: with what `partial` binds, they are told by it.
-
-
-def _explain(
-    explain: Callable[..., Any],
-    options: dict[str, Any],
-    score: Any,
-    images: Array,
-    targets: Array,
-    keys: Array,
-) -> Array:
-    return explain(score, images, targets, key=keys, **options)
 
 
 def _of_score(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jc2i import checks, streaming
+from jc2i.draws import normal
 from jc2i.explainers.gradients.input_gradient import CHANNELS, reduce_channels, repeated_gradient
 from jc2i.explainers.gradients.integrated_gradients import References
 from jc2i.options import Number, Scalar
@@ -67,8 +67,7 @@ def gradient_shap(
 
     def draw(key: Array, index: Array) -> tuple[Array, Array, Array]:
         where, which, around = jax.random.split(jax.random.fold_in(key, index), 3)
-        # Drawn flat: the same numbers as in shape, which on CPU take five times as long to compile.
-        drawn = jax.random.normal(around, (math.prod(shape),), images.dtype).reshape(shape)
+        drawn = normal(around, shape, images.dtype)
         point = jax.random.uniform(where, (), images.dtype)
         return point, jax.random.randint(which, (), 0, len(starts)), drawn
 

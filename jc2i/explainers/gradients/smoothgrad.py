@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jc2i import checks, streaming
+from jc2i.draws import normal
 from jc2i.explainers.gradients.input_gradient import CHANNELS, reduce_channels, repeated_gradient
 from jc2i.options import Number, Scalar
 from jc2i.query import Cost, explainer
@@ -63,9 +63,7 @@ def smoothgrad(
         scale = noise * (images.max(axis=(1, 2, 3)) - images.min(axis=(1, 2, 3)))
 
     def draw(key: Array, index: Array) -> Array:
-        # Drawn flat: the same numbers as in shape, which on CPU take five times as long to compile.
-        flat = jax.random.normal(jax.random.fold_in(key, index), (math.prod(shape),), images.dtype)
-        return flat.reshape(shape)
+        return normal(jax.random.fold_in(key, index), shape, images.dtype)
 
     def add(total: Array, index: Array, counted: Array) -> Array:
         drawn = streaming.each(lambda key: streaming.each(lambda i: draw(key, i), index), key)

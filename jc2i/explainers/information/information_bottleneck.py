@@ -14,8 +14,10 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from jc2i import checks, pytrees, removal, scores, streaming, tracing
+from jc2i.draws import normal
 from jc2i.explainers.cam.layers import LAYER, finish, opened
 from jc2i.options import Floats, Maybe, Number, Scalar, Text, Whole
+from jc2i.precision import full_precision
 from jc2i.query import Cost, explainer
 
 START = 5.0
@@ -216,9 +218,9 @@ def noise(
     """
 
     def draw(index: Array) -> Array:
-        return jax.random.normal(jax.random.fold_in(key, index), (math.prod(shape),))
+        return normal(jax.random.fold_in(key, index), shape)
 
-    return streaming.each(draw, index).reshape(-1, *shape)
+    return streaming.each(draw, index)
 
 
 class Statistics(NamedTuple):
@@ -273,7 +275,8 @@ def activation_statistics(
     for batch in images:
         batch = checks.finite_batch("images", batch, 4, "batch, height, width, channel")
         wide = batch.astype(jnp.promote_types(batch.dtype, jnp.float32))
-        moments = _moments(rest, where, leaves, wide)
+        with full_precision():
+            moments = _moments(rest, where, leaves, wide)
         new_mean, new_squares = (np.asarray(moment, np.float64) for moment in moments)
         fits = count == 0 or new_mean.shape == mean.shape
         checks.require(fits, "images", checks.describe(batch), "batches of images of one size")
