@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -82,6 +82,8 @@ def arriving_at(
       What arrives at each of the activations: all of it, also what comes through others of them.
     """
     units = _named(program)
+    behind = _behind(program, {id(units[name]) for name in names})
+    rules = {kind: _where(behind, rule) for kind, rule in rules.items()}
 
     def scores(probes: Mapping[str, Array]) -> Array:
         added = {id(units[name]): probe for name, probe in probes.items()}
@@ -97,6 +99,31 @@ def arriving_at(
     probes = {name: jnp.zeros(aval.shape, aval.dtype) for name, aval in avals.items()}
     (found,) = jax.vjp(scores, probes)[1](cotangent)
     return [found[name] for name in names]
+
+
+def _where(behind: Collection[int], rule: Rule) -> Rule:
+    """A rule for the units behind the activations: nothing comes back through those before them.
+
+    A rule's way back that nothing takes would stay in the caller's program, with all it holds.
+    """
+
+    def entry(application: Application) -> Sequence[Any]:
+        if id(application.unit) in behind:
+            return rule(application)
+        return application.function(application.inputs, application.held)
+
+    return entry
+
+
+def _behind(program: Program, chosen: Collection[int]) -> set[int]:
+    """The units, by identity, that the chosen ones' values reach."""
+    reached: set[Any] = set()
+    behind = set()
+    for unit in program.units:
+        if id(unit) in chosen or not reached.isdisjoint(unit.inputs):
+            behind.add(id(unit))
+            reached.update(unit.outputs)
+    return behind
 
 
 def _named(program: Program) -> dict[str, Any]:
