@@ -17,7 +17,7 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 -m "not slow" $(TEST_ARGS)
 
 test-slow: .venv/installed-dev
-	$(BIN)/python -m pytest -m slow $(TEST_ARGS)
+	$(BIN)/python -m pytest -n 2 -m slow $(TEST_ARGS)
 
 # The contract's numbers at XLA's own level of optimization, which users run.
 test-optimized: .venv/installed-dev
