@@ -10,7 +10,7 @@ from skimage.metrics import structural_similarity as reference
 
 from jc2i import normalize
 from jc2i.metrics import hog_similarity, pearson, spearman, structural_similarity
-from jc2i.metrics.similarity import _structural_similarity
+from jc2i.metrics.similarity.structural import _structural_similarity
 
 
 def pairs(shape, count=6, seed=0):
