@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, Real
+from jaxtyping import Array, Bool, Float, Int, Real
 
 from jc2i import checks, streaming
 from jc2i.metrics.similarity import DISTANCES, Distance
@@ -167,7 +167,7 @@ def split_pairs(
     return _split(found, correct, folds, pairs)
 
 
-def mege(agreeing: Float[checks.Array, "..."]) -> Float[Array, ""]:
+def mege(agreeing: Float[checks.Array, ...]) -> Float[Array, ""]:
     """Mean generalizability: how near explanations stay when the image leaves the training set.
 
     (1 + mean of S=)^-1, MeGe (5). Higher is more general. It is in the unit of the distance: of
@@ -189,8 +189,8 @@ def mege(agreeing: Float[checks.Array, "..."]) -> Float[Array, ""]:
 
 
 def reco(
-    agreeing: Float[checks.Array, "..."],
-    disagreeing: Float[checks.Array, "..."],
+    agreeing: Float[checks.Array, ...],
+    disagreeing: Float[checks.Array, ...],
     *,
     rates: str = "usual",
 ) -> Float[Array, ""]:
@@ -234,8 +234,8 @@ RATES = ("usual", "printed")
 
 
 def reco_auc(
-    agreeing: Float[checks.Array, "..."],
-    disagreeing: Float[checks.Array, "..."],
+    agreeing: Float[checks.Array, ...],
+    disagreeing: Float[checks.Array, ...],
     *,
     rates: str = "usual",
 ) -> Float[Array, ""]:
@@ -311,10 +311,10 @@ def _of_pairs(distances: Any) -> Array:
 def _distance(distance: Any) -> Distance:
     if isinstance(distance, Distance):
         return distance
-    if callable(distance):
-        return Distance(_unchanged, distance, compiled=False)
-    checks.one_of("distance", distance, tuple(DISTANCES))
-    return DISTANCES[distance]
+    if isinstance(distance, str) or not callable(distance):
+        checks.one_of("distance", distance, tuple(DISTANCES))
+        return DISTANCES[distance]
+    return Distance(_unchanged, distance, compiled=False)
 
 
 def _unchanged(maps: Array) -> Array:

@@ -33,7 +33,7 @@ class Distance(NamedTuple):
     """
 
     describe: Callable[[Array], Any]
-    compare: Callable[[Any, Any], Array]
+    compare: Callable[[Any, Any], Any]
     compiled: bool = True
 
     def __call__(self, first: Maps, second: Maps) -> Float[Array, " batch"]:

@@ -108,12 +108,12 @@ def overlap(
     return jnp.where(finite_a & finite_b, coefficient, jnp.nan)
 
 
-def mean_difference(a: Float[Array, "batch *map"], b: Float[Array, "batch *map"]) -> Array:
+def mean_difference(a: Float[Array, "batch ..."], b: Float[Array, "batch ..."]) -> Array:
     """The mean absolute difference of normalised maps."""
     return jnp.abs(a - b).mean(axis=tuple(range(1, a.ndim)))
 
 
-def root_mean_square(a: Float[Array, "batch *map"], b: Float[Array, "batch *map"]) -> Array:
+def root_mean_square(a: Float[Array, "batch ..."], b: Float[Array, "batch ..."]) -> Array:
     """The root of the mean squared difference of normalised maps."""
     return jnp.sqrt(jnp.square(a - b).mean(axis=tuple(range(1, a.ndim))))
 

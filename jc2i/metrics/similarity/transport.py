@@ -15,7 +15,7 @@ from jc2i.normalization import Maps, as_maps, normalize
 
 
 def wasserstein(first: Maps, second: Maps) -> Float[Array, " batch"]:
-    """The 1-Wasserstein distance of two saliency maps on the image plane, as a part of its diagonal.
+    """The 1-Wasserstein distance of two saliency maps on the image plane, in its diagonals.
 
     min over plans of sum_ij P_ij |x_i - x_j|_2 / sqrt((h - 1)^2 + (w - 1)^2), where a map's mass is
     its min-max normalised values by their sum, and x_i is the centre of pixel i (MeGe, appendix F;
