@@ -3,12 +3,12 @@
 calibration    expected_calibration_error, reliability_curve, brier_score, ... (one number each)
 fidelity       deletion_curve, insertion_curve, random_deletion_curve, superpixels, area,
                better_than_random, aopc, masked_scores, average_drop, average_increase,
-               average_gain, drop_increase_gain, adcc
+               average_gain, drop_increase_gain, adcc, mu_fidelity
 complexity     otsu_total_variation, otsu_foreground, sparseness, entropy
 similarity     structural_similarity, spearman, pearson, hog_similarity, dice, l1_distance,
                l2_distance, wasserstein
 stability      lipschitz, max_sensitivity
-consistency    distances, pair_distances, split_pairs, mege, reco, reco_auc
+consistency    distances, pair_distances, split_pairs, mege, reco, reco_auc, reco_null
 randomization  parameter_randomization, randomized_models, label_permutation
 localization   official_metric, localization_error, pixel_f1, box_accuracy, max_box_accuracy,
                pointing_game, energy_pointing_game, saliency_metric, box_mask, pad_boxes,
@@ -39,6 +39,7 @@ from jc2i.metrics.consistency import (
     pair_distances,
     reco,
     reco_auc,
+    reco_null,
     split_pairs,
 )
 from jc2i.metrics.fidelity import (
@@ -54,6 +55,7 @@ from jc2i.metrics.fidelity import (
     drop_increase_gain,
     insertion_curve,
     masked_scores,
+    mu_fidelity,
     random_deletion_curve,
 )
 from jc2i.metrics.localization import (
@@ -133,6 +135,7 @@ __all__ = [
     "max_sensitivity",
     "maximum_calibration_error",
     "mege",
+    "mu_fidelity",
     "negative_log_likelihood",
     "official_metric",
     "otsu_foreground",
@@ -148,6 +151,7 @@ __all__ = [
     "randomized_models",
     "reco",
     "reco_auc",
+    "reco_null",
     "reliability_curve",
     "saliency_metric",
     "sparseness",

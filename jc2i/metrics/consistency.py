@@ -15,11 +15,12 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Real
+from jaxtyping import Array, Bool, Float, Int, Key, Real
 
 from jc2i import checks, streaming
 from jc2i.metrics.similarity import DISTANCES, Distance
 from jc2i.normalization import as_maps
+from jc2i.options import TieKey
 
 MapsByFold: TypeAlias = (
     Real[checks.Array, "fold batch height width"]
@@ -263,6 +264,57 @@ def reco_auc(
     return _reco_auc(agreeing, disagreeing, rates)
 
 
+def reco_null(
+    distances: Float[checks.Array, "batch fold"],
+    correct_by_fold: Bool[checks.Array, "fold batch"],
+    fold_of_image: Int[checks.Array, " batch"],
+    *,
+    key: Key[Array, ""],
+    draws: int = 1000,
+    shuffle: str = "images",
+    pairs: str = "xor",
+    rates: str = "usual",
+) -> Float[Array, " draws"]:
+    """What ReCo is by chance: its values where distances and answers have nothing in common.
+
+    Distances stay, and whether the models are right goes to other images at random, as often as
+    there are draws. By `"images"` the answers of all models about an image go together to another
+    image of the same fold: the k - 1 pairs of an image share a map and an answer, and stay as
+    dependent as they are. By `"pairs"` each pair's "agree" or "disagree" goes to any other pair:
+    the null of independent pairs, which is too narrow where an image's pairs are alike.
+
+    A `reco` above all but a part p of the draws has the p-value
+    (1 + number of draws at least as high) / (1 + draws); `numpy.quantile(draws, 0.95)` is what
+    chance exceeds one time in twenty. Models are few, and taken as they are: this says nothing of
+    other folds.
+
+    Args:
+      distances: those of `pair_distances`, also of pairs that are both wrong.
+      correct_by_fold: as in `distances`.
+      fold_of_image: as in `distances`.
+      key: one key.
+      draws: how many values, at least 1.
+      shuffle: what is drawn as one, `"images"` or `"pairs"`.
+      pairs: as in `distances`.
+      rates: as in `reco`.
+
+    Returns:
+      One ReCo a draw, in no order; NaN where a set of that draw is empty.
+
+    Raises:
+      ValueError: for bad input, naming the argument.
+    """
+    found = _of_pairs(distances)
+    correct, folds = _answers(correct_by_fold, fold_of_image, found.shape[1], found.shape[0])
+    checks.require(key is not None, "key", None, "one jax.random.key")
+    key = TieKey().read("key", key, None)
+    draws = checks.whole("draws", draws)
+    checks.one_of("shuffle", shuffle, ("images", "pairs"))
+    checks.one_of("pairs", pairs, PAIRS)
+    checks.one_of("rates", rates, RATES)
+    return _reco_null(found, correct, folds, key, draws, shuffle, pairs, rates)
+
+
 def _by_fold(maps_by_fold: Any) -> list[Any]:
     """One array[batch, height, width] for each fold, all of one shape."""
     takes = "maps[fold, batch, height, width] of at least 2 folds, or one array for each fold"
@@ -394,10 +446,54 @@ def _total(values: Array) -> Array:
 
 @jax.jit(static_argnums=2)
 def _reco(agreeing: Array, disagreeing: Array, rates: str) -> Array:
-    accuracy, counted = _balanced_accuracy(agreeing, disagreeing, rates)
+    return _largest(*_balanced_accuracy(agreeing, disagreeing, rates), rates)
+
+
+def _largest(accuracy: Array, counted: Array, rates: str) -> Array:
     largest = jnp.where(counted, accuracy, -jnp.inf).max(initial=-jnp.inf)
     largest = jnp.maximum(largest, 0) if rates == "usual" else largest
     return jnp.where(counted.any(), largest, jnp.nan)
+
+
+@jax.jit(static_argnums=(4, 5, 6, 7))
+def _reco_null(
+    distances: Array,
+    correct: Array,
+    folds: Array,
+    key: Array,
+    draws: int,
+    shuffle: str,
+    pairs: str,
+    rates: str,
+) -> Array:
+    values = jnp.where(jnp.isfinite(distances), distances, jnp.inf).reshape(-1)
+    order = jnp.argsort(values)  # the same for every draw
+    values = values[order]
+
+    def sorted_kinds(correct: Array) -> tuple[Array, Array]:
+        agree, disagree = _kinds(correct, folds, pairs)
+        return agree.reshape(-1)[order], disagree.reshape(-1)[order]
+
+    agrees, disagrees = sorted_kinds(correct)
+    of_a_set = jnp.isfinite(values) & (agrees | disagrees)
+
+    def one(key: Array) -> Array:
+        if shuffle == "pairs":
+            drawn = agrees[_shuffled(key, of_a_set)]
+            kinds = drawn & of_a_set, ~drawn & of_a_set
+        else:
+            kinds = sorted_kinds(correct[:, _shuffled(key, folds)])
+        return _largest(*_accuracy_in_order(values, *kinds, rates), rates)
+
+    return jax.lax.map(one, jax.random.split(key, draws))
+
+
+def _shuffled(key: Array, groups: Array) -> Array:
+    """A random order of places in which each stays within its group."""
+    place = jnp.arange(groups.size)
+    draw = jax.random.uniform(key, (groups.size,))
+    *_, source = jax.lax.sort((groups, draw, place), num_keys=2)
+    return jnp.zeros_like(place).at[jnp.argsort(groups)].set(source)
 
 
 @jax.jit(static_argnums=2)
@@ -415,10 +511,10 @@ def _balanced_accuracy(agreeing: Array, disagreeing: Array, rates: str) -> tuple
     agrees = jnp.arange(values.size) < agreeing.size
     values = jnp.where(jnp.isfinite(values), values, jnp.inf)  # those not counted come last
     values, agrees = jax.lax.sort((values, agrees), num_keys=1)
-    return accuracy_in_order(values, agrees, ~agrees, rates)
+    return _accuracy_in_order(values, agrees, ~agrees, rates)
 
 
-def accuracy_in_order(
+def _accuracy_in_order(
     values: Float[Array, " pairs"],
     agrees: Bool[Array, " pairs"],
     disagrees: Bool[Array, " pairs"],

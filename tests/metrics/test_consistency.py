@@ -269,6 +269,79 @@ def test_the_sum_of_a_million_distances_keeps_its_digits():
     )
 
 
+def brute_null(found, correct, folds, key, draws, pairs, rates):
+    """Answers permuted among the images of each fold, drawn as the function draws them."""
+    values = []
+    for one in jax.random.split(key, draws):
+        order = np.asarray(consistency._shuffled(one, jnp.asarray(folds)))
+        assert sorted(order) == list(range(len(folds)))
+        np.testing.assert_array_equal(folds[order], folds)
+        sets = metrics.split_pairs(found, correct[:, order], folds, pairs=pairs)
+        accuracy = brute_force(*sets, rates)
+        values.append(max(accuracy.max(), 0) if rates == "usual" else accuracy.max())
+    return values
+
+
+@pytest.mark.parametrize("rates", ["usual", "printed"])
+@pytest.mark.parametrize("pairs", ["xor", "algorithm1"])
+def test_the_null_is_reco_of_shuffled_answers(pairs, rates):
+    maps, _, folds = example()
+    correct = np.random.default_rng(4).random((FOLDS, COUNT)) < 0.7
+    maps[0, 0, 0, 0] = np.nan
+    found = metrics.pair_distances(maps, folds)
+    options = {"key": jax.random.key(5), "draws": 12, "pairs": pairs, "rates": rates}
+    got = metrics.reco_null(found, correct, folds, **options)
+    np.testing.assert_allclose(got, brute_null(found, correct, folds, **options), atol=1e-6)
+    assert len(np.unique(got)) > 4
+
+
+def test_the_null_of_pairs_is_that_of_kolmogorov_and_smirnov():
+    """Independent pairs: SciPy's exact one-sided p-values are those of the draws."""
+    random = np.random.default_rng(0)
+    folds = np.arange(60) % 3
+    correct = random.random((3, 60)) < 0.7
+    found = random.random((60, 3)).astype("f4")
+    found[np.arange(60), folds] = np.nan
+    sets = metrics.split_pairs(found, correct, folds)
+    a, d = (np.asarray(values)[np.isfinite(values)] for values in sets)
+    options = {"key": jax.random.key(0), "draws": 2000}
+    null = np.asarray(metrics.reco_null(found, correct, folds, shuffle="pairs", **options))
+    test = stats.ks_2samp(a, d, alternative="greater", method="exact")
+    assert (null >= test.statistic - 1e-6).mean() == pytest.approx(test.pvalue, abs=0.04)
+    by_images = metrics.reco_null(found, correct, folds, **options)
+    # Distances are independent here, and so are answers: but for pairs that are both wrong
+    # both shuffles have the same null.
+    assert np.mean(by_images) == pytest.approx(null.mean(), rel=0.15)
+
+
+def test_the_null_of_images_is_wider_where_an_images_pairs_are_alike():
+    random = np.random.default_rng(1)
+    folds, count = np.arange(100) % 5, 100
+    own = random.random((count, 1)) < 0.7  # the other models are nearly always right
+    correct = random.random((5, count)) < 0.95
+    correct[folds, np.arange(count)] = own[:, 0]
+    found = np.repeat(random.random((count, 1)), 5, axis=1) + 0.01 * random.random((count, 5))
+    found = found.astype("f4")
+    options = {"key": jax.random.key(2), "draws": 300}
+    images, pairs = (
+        np.quantile(metrics.reco_null(found, correct, folds, shuffle=by, **options), 0.95)
+        for by in ("images", "pairs")
+    )
+    assert images > 1.5 * pairs
+
+
+def test_the_null_needs_a_key(untyped):
+    maps, correct, folds = example()
+    found = metrics.pair_distances(maps, folds)
+    for key, got in ((None, "None"), (3, "3"), (jax.random.split(jax.random.key(0)), "key<")):
+        with pytest.raises(ValueError, match=f"key: got {got}.*, takes one jax.random.key"):
+            metrics.reco_null(found, correct, folds, key=key)
+    for option, value in (("draws", 0), ("shuffle", "folds"), ("pairs", "all"), ("rates", "no")):
+        with pytest.raises(ValueError, match=f"{option}: got "):
+            options = {"key": jax.random.key(0), option: value}
+            metrics.reco_null(found, correct, folds, **options)
+
+
 def test_pairs_are_sorted_without_new_distances():
     maps, correct, folds = example()
     found = metrics.pair_distances(maps, folds)

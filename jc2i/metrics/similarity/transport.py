@@ -13,6 +13,9 @@ from jaxtyping import Array, Float
 from jc2i import checks
 from jc2i.normalization import Maps, as_maps, normalize
 
+STEPS = 10**9
+"""Most steps of the network simplex: more than it takes."""
+
 
 def wasserstein(first: Maps, second: Maps) -> Float[Array, " batch"]:
     """The 1-Wasserstein distance of two saliency maps on the image plane, in its diagonals.
@@ -74,7 +77,10 @@ def _carried(solver: Any, a: np.ndarray, b: np.ndarray, places: np.ndarray) -> f
     taken, given = surplus[sources] / mass, surplus[sinks] / surplus[sinks].sum()
     steps = places[sources][:, None] - places[sinks][None]
     lengths = np.sqrt(np.square(steps).sum(axis=2))
-    return float(solver(taken, given, lengths, numItermax=10_000_000)) * mass
+    found, log = solver(taken, given, lengths, numItermax=STEPS, log=True)
+    if log["warning"] is not None:
+        raise RuntimeError(f"optimal transport is not solved: {log['warning']}")
+    return float(found) * mass
 
 
 @functools.cache
