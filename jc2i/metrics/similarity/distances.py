@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -40,7 +41,15 @@ class Distance(NamedTuple):
         """The distances of maps of one shape, a pair at a time."""
         first = as_maps("first", first)
         second = as_maps("second", second, first.shape)
-        return self.compare(self.describe(first), self.describe(second))
+        between = _compiled if self.compiled else _between
+        return between(self, first, second)
+
+
+def _between(distance: Distance, first: Array, second: Array) -> Array:
+    return distance.compare(distance.describe(first), distance.describe(second))
+
+
+_compiled = jax.jit(_between, static_argnums=0)
 
 
 def _as_they_are(maps: Array) -> Array:
