@@ -60,11 +60,17 @@ class Classifier(nnx.Module):
         self.dtype = dtype
 
     def __call__(
-        self, images: Float[Array, "batch height width channels"]
+        self, images: Float[Array, "batch height width channels"], key: jax.Array | None = None
     ) -> Float[jax.Array, "batch classes"]:
-        """The logits of images in [0, 1]."""
-        logits = self.forward(self.preprocess(images).astype(self.dtype))
+        """The logits of images in [0, 1]; `key` is for what draws, in training only."""
+        values = self.preprocess(images).astype(self.dtype)
+        logits = self.forward(values, **({"key": key} if self.draws else {}))
         return checkpoint_name(logits.astype(jnp.float32), "logits")
+
+    @property
+    def draws(self) -> bool:
+        """Whether a call needs a key now, which `forward` then takes."""
+        return False
 
     def forward(
         self, values: Float[jax.Array, "batch height width channels"]

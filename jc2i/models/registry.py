@@ -27,6 +27,7 @@ from jc2i.models.classifier import Classifier, weights, with_weights
 
 ARCHITECTURES: dict[str, tuple[type[Classifier], dict[str, Any]]] = {
     **{f"resnet{depth}": (ResNet, {"depth": depth}) for depth in BLOCKS},
+    "resnet18_cifar": (ResNet, {"depth": 18, "small_images": True}),
     "vgg16": (VGG, {"depth": 16, "batch_norm": False}),
     "vgg16_bn": (VGG, {"depth": 16, "batch_norm": True}),
     **{f"efficientnet_{variant}": (EfficientNet, {"variant": variant}) for variant in SCALES},
@@ -59,9 +60,10 @@ def create(name: str, *, classes: int, key: jax.Array, **options: Any) -> Classi
       classes: the number of classes.
       key: a `jax.random.key`.
       **options: the architecture's own: `mean`, `std`, `normalize`, `channels`, `dtype` for
-        all, `shortcut` for the residual networks on CIFAR, `padding`, `epsilon` for EfficientNets,
-        `size`, `hidden` for ImageNet's VGG, and these and `widths` for the small one, `size`,
-        `patch`, `width`, `depth`, `heads` and `epsilon` for the transformers.
+        all, `base_filters`, `dropout` for residual networks (18, 34 and 50 layers), `shortcut` for
+        those on CIFAR (20 and more), `padding`, `epsilon` for EfficientNets, `size`, `hidden` for
+        ImageNet's VGG, and these and `widths` for the small one, `size`, `patch`, `width`,
+        `depth`, `heads` and `epsilon` for the transformers.
 
     Returns:
       A callable pytree `images -> logits`.
