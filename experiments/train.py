@@ -17,6 +17,11 @@ The ResNet-18 that Fel et al. train on Fashion-MNIST (MeGe and ReCo, appendix E)
         --option base_filters=26 dropout=0.4 --out models/fashion --epochs 6 --batch-size 128 \
         --learning-rate 2e-3
 
+and their 1-Lipschitz network (table 4), whose logits are small, so that the loss divides them:
+
+    python experiments/train.py --data fashion_mnist.npz --model lipschitz --out models/lipschitz \
+        --epochs 6 --batch-size 128 --learning-rate 5e-3 --loss-temperature 0.05
+
 Fine-tuning starts from a saved or pretrained model, whose last layer is replaced by one for the
 data set's classes and trained alone first. As Opti-CAM does (appendix E.2; it does not say for how
 many epochs the last layer is trained, nor of a schedule) for a ResNet-50 and Kvasir:
@@ -221,10 +226,13 @@ def fit(
     make = functools.partial(_optimizer, training.optimizer, training.weight_decay)
     optimizer = make(training.learning_rate, training.epochs * steps)
     head_optimizer = make(training.head_learning_rate, training.head_epochs * steps)
+    is_head = _is_head(model, training)
+    if isinstance(model, models.Classifier):
+        model = model.trainable()
     evaluated = nnx.graphdef(model)
     model.train()
     # A pure state: a module merged from it cannot write to the one given.
-    graph, *parts = nnx.split(model, _is_head(model, training), nnx.Param, ...)
+    graph, *parts = nnx.split(model, is_head, nnx.Param, ...)
     head, body, statistics = nnx.as_pure(parts)
     # Of one structure in every epoch, so that a checkpoint is read without knowing its epoch.
     state = (head, body, statistics, head_optimizer.init([head]), optimizer.init([head, body]))
@@ -268,9 +276,9 @@ def fit(
             save_checkpoint(checkpoint, training, epoch + 1, state)
         report(mean_loss)
     # Off the mesh, so that the model can be used on any device.
-    return nnx.merge(
-        evaluated, *jax.tree.map(jnp.asarray, jax.device_get([head, body, statistics]))
-    )
+    state = jax.tree.map(jnp.asarray, jax.device_get([head, body, statistics]))
+    trained = nnx.merge(evaluated, *state)
+    return trained.finished() if isinstance(trained, models.Constrained) else trained
 
 
 def _dividing(batch_size: int, devices: Sequence[jax.Device]) -> Mesh:
@@ -281,7 +289,8 @@ def _dividing(batch_size: int, devices: Sequence[jax.Device]) -> Mesh:
 
 def _is_head(model: Any, training: Training) -> Callable[[tuple[Any, ...], Any], bool]:
     names = models.head_names(model) if training.head_epochs else ()
-    return lambda path, _: ".".join(map(str, path)) in names
+    # In the module that trains it, a model is `model`.
+    return lambda path, _: ".".join(map(str, path)).removeprefix("model.") in names
 
 
 @functools.partial(
@@ -474,7 +483,9 @@ def _new_model(
     some = np.random.default_rng(training.seed).permutation(len(dataset))[:5000]
     pixels = data.as_float(dataset[some][0]).reshape(-1, channels).astype(np.float64)
     options = {"mean": pixels.mean(0).round(4).tolist(), "std": pixels.std(0).round(4).tolist()}
-    if training.model == "small":
+    if training.model == "lipschitz":
+        options = {}  # any normalisation would be part of its slope
+    if training.model in ("small", "lipschitz"):
         options["size"] = height
     options |= from_words(training.option)
     return models.create(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,14 @@ class Classifier(nnx.Module):
     def initial_deviation(self, name: str, shape: tuple[int, ...]) -> float | None:
         """With which standard deviation `create` draws a weight; None leaves it as it is built."""
         return float(np.sqrt(2.0 / np.prod(shape[:-1]))) if name.endswith("kernel") else None
+
+    def drawn(self) -> Self:
+        """The model that `create` gives for this one, whose weights it drew: itself, if any do."""
+        return self
+
+    def trainable(self) -> nnx.Module:
+        """What training moves: the model, or another module whose `finished()` is one like it."""
+        return self
 
     def preprocess(
         self, images: Float[Array, "batch height width channels"]
