@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +88,7 @@ class Classifier(nnx.Module):
         """With which standard deviation `create` draws a weight; None leaves it as it is built."""
         return float(np.sqrt(2.0 / np.prod(shape[:-1]))) if name.endswith("kernel") else None
 
-    def drawn(self) -> Self:
+    def drawn(self) -> Classifier:
         """The model that `create` gives for this one, whose weights it drew: itself, if any do."""
         return self
 

@@ -57,15 +57,20 @@ def convolution_norm_bound(kernel: Float[Array, "height width inputs outputs"], 
       ValueError: for another kernel, or a size below 1.
     """
     values = np.asarray(kernel, np.float64)
-    odd = values.ndim == 4 and values.shape[0] % 2 == values.shape[1] % 2 == 1
-    require(odd, "kernel", describe(kernel), "floats[odd height, odd width, inputs, outputs]")
+    fits = values.ndim == 4 and values.shape[0] % 2 == values.shape[1] % 2 == 1
+    fits = fits and values.size > 0 and np.isfinite(values).all()
+    takes = "finite floats[odd height, odd width, inputs, outputs]"
+    require(fits, "kernel", describe(kernel), takes)
     count(size=size)
-    gram = _banded_gram(values, size)
+    scale = np.abs(values).max()  # so that no square underflows
+    if scale == 0:
+        return 0.0
+    gram = _banded_gram(values / scale, size)
     estimate = _largest_eigenvalue(gram)
     tightness = _TIGHTNESS
     while not _is_above(estimate * (1 + tightness), gram):
         tightness *= 4
-    return float(np.sqrt(estimate * (1 + tightness) * (1 + _ROUNDING)))
+    return float(scale * np.sqrt(estimate * (1 + tightness) * (1 + _ROUNDING)))
 
 
 def _banded_gram(kernel: np.ndarray, size: int) -> np.ndarray:
