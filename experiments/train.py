@@ -20,7 +20,7 @@ The ResNet-18 that Fel et al. train on Fashion-MNIST (MeGe and ReCo, appendix E)
 and their 1-Lipschitz network (table 4), whose logits are small, so that the loss divides them:
 
     python experiments/train.py --data fashion_mnist.npz --model lipschitz --out models/lipschitz \
-        --epochs 6 --batch-size 128 --learning-rate 5e-3 --loss-temperature 0.05
+        --epochs 6 --batch-size 128 --learning-rate 5e-3 --loss-temperature 0.02
 
 Fine-tuning starts from a saved or pretrained model, whose last layer is replaced by one for the
 data set's classes and trained alone first. As Opti-CAM does (appendix E.2; it does not say for how

@@ -72,9 +72,7 @@ def main() -> None:
             values = rectifier(values)
         values = torchlip.ScaledAvgPool2d(2)(values)
     values = values.flatten(1)
-    head = torchlip.SpectralLinear(
-        values.shape[1], CLASSES, eps_spectral=1e-12, eps_bjorck=0.0
-    )
+    head = torchlip.SpectralLinear(values.shape[1], CLASSES, eps_spectral=1e-12, eps_bjorck=0.0)
     golden["logits"] = settled(head, "head", values)(values)
     kept = {name: np.asarray(torch.as_tensor(value).detach()) for name, value in golden.items()}
     np.savez_compressed(Path(__file__).with_suffix(".npz"), **kept)

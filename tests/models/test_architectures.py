@@ -39,6 +39,7 @@ ACTIVATIONS = {
     "resnet20_cifar": ["stem", *blocks(3, 3, 3), "pool", "logits"],
     "vgg11_bn_cifar": [*convolutions(1, 1, 2, 2, 2), "dense0", "dense1", "logits"],
     "small": ["block0", "block1", "dense", "logits"],
+    "lipschitz": ["convolution0", "convolution1", "convolution2", "logits"],
 }
 
 
