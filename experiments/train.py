@@ -208,8 +208,9 @@ def fit(
     are, but for the order of adding.
 
     Args:
-      model: where to start, with the mode switches `train()` and `eval()`; left in training mode.
-        A `Classifier`, if its last layer is to be trained alone.
+      model: where to start, with the mode switches `train()` and `eval()`; left in training mode,
+        unless what is trained is another module (`Classifier.trainable`). A `Classifier`, if its
+        last layer is to be trained alone.
       dataset: the training images.
       training: how to train.
       checkpoint: folder to go on from if it is there, and to write to every few epochs.
@@ -226,13 +227,11 @@ def fit(
     make = functools.partial(_optimizer, training.optimizer, training.weight_decay)
     optimizer = make(training.learning_rate, training.epochs * steps)
     head_optimizer = make(training.head_learning_rate, training.head_epochs * steps)
-    is_head = _is_head(model, training)
-    if isinstance(model, models.Classifier):
-        model = model.trainable()
-    evaluated = nnx.graphdef(model)
-    model.train()
+    moved: Any = model.trainable() if isinstance(model, models.Classifier) else model
+    evaluated = nnx.graphdef(moved)
+    moved.train()
     # A pure state: a module merged from it cannot write to the one given.
-    graph, *parts = nnx.split(model, is_head, nnx.Param, ...)
+    graph, *parts = nnx.split(moved, _is_head(model, training), nnx.Param, ...)
     head, body, statistics = nnx.as_pure(parts)
     # Of one structure in every epoch, so that a checkpoint is read without knowing its epoch.
     state = (head, body, statistics, head_optimizer.init([head]), optimizer.init([head, body]))
@@ -277,7 +276,7 @@ def fit(
         report(mean_loss)
     # Off the mesh, so that the model can be used on any device.
     state = jax.tree.map(jnp.asarray, jax.device_get([head, body, statistics]))
-    trained = nnx.merge(evaluated, *state)
+    trained: Any = nnx.merge(evaluated, *state)
     return trained.finished() if isinstance(trained, models.Constrained) else trained
 
 

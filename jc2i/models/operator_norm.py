@@ -62,10 +62,10 @@ def convolution_norm_bound(kernel: Float[Array, "height width inputs outputs"], 
     takes = "finite floats[odd height, odd width, inputs, outputs]"
     require(fits, "kernel", describe(kernel), takes)
     count(size=size)
-    scale = np.abs(values).max()  # so that no square underflows
-    if scale == 0:
-        return 0.0
+    scale = np.abs(values).max() or 1.0  # so that no square underflows
     gram = _banded_gram(values / scale, size)
+    if not gram.any():  # of zeros, or where no pixel sees another entry
+        return 0.0
     estimate = _largest_eigenvalue(gram)
     tightness = _TIGHTNESS
     while not _is_above(estimate * (1 + tightness), gram):
@@ -115,16 +115,18 @@ def _seen(one: int, other: int, reach: int, size: int) -> tuple[int, int]:
 
 
 def _largest_eigenvalue(gram: np.ndarray) -> float:
-    from scipy.linalg import blas
-    from scipy.sparse.linalg import LinearOperator, eigsh
+    from scipy.linalg import get_blas_funcs
+    from scipy.sparse import linalg
 
+    sparse: Any = linalg  # its stubs know neither `matvec` nor a tolerance
     diagonals, values = gram.shape
     if values < 3:
         return float(np.linalg.eigvalsh(_dense(gram))[-1])
-    multiply: Any = functools.partial(blas.dsbmv, diagonals - 1, 1.0, gram, lower=1)
-    operator: Any = LinearOperator((values, values), matvec=multiply, dtype=gram.dtype)
+    product: Any = get_blas_funcs("sbmv", (gram,))
+    multiply = functools.partial(product, diagonals - 1, 1.0, gram, lower=1)
+    operator = sparse.LinearOperator((values, values), matvec=multiply, dtype=gram.dtype)
     start = np.random.default_rng(0).standard_normal(values)
-    found = eigsh(operator, k=1, which="LA", v0=start, tol=1e-6, return_eigenvectors=False)
+    found = sparse.eigsh(operator, k=1, which="LA", v0=start, tol=1e-6, return_eigenvectors=False)
     return float(found[0])
 
 

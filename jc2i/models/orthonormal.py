@@ -8,7 +8,7 @@ CVPR 2021; github.com/deel-ai/deel-lip).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +98,7 @@ def orthonormalized(
     return tall if tall.shape == matrix.shape else tall.T
 
 
-def average_coefficient(kernel: tuple[int, int], size: tuple[int, int]) -> float:
+def average_coefficient(kernel: Sequence[int], size: Sequence[int]) -> float:
     r"""deel-lip's factor for a convolution of stride 1 whose kernel's matrix has norm 1.
 
     .. math:: \sqrt{\frac{h w}{(k_h h - r_h (r_h + 1)) (k_w w - r_w (r_w + 1))}},
@@ -119,19 +119,19 @@ def average_coefficient(kernel: tuple[int, int], size: tuple[int, int]) -> float
     return math.sqrt(math.prod(size) / math.prod(seen))
 
 
-def coefficient(normalization: str, kernel: tuple[int, int], size: tuple[int, int]) -> float:
+def coefficient(normalization: str, kernel: Sequence[int], size: int) -> float:
     """What makes a convolution of a kernel of norm 1 roughly 1-Lipschitz, without looking at it.
 
     Args:
       normalization: `"average"`, see `average_coefficient`; `"kernel"` for 1 / sqrt(height width),
         a bound whatever the kernel; 1 for `"operator"`, which is to be measured.
       kernel: height and width.
-      size: height and width of the image.
+      size: height and width of the image, which is square.
 
     Returns:
       The factor.
     """
     one_of("normalization", normalization, NORMALIZATIONS)
     if normalization == "average":
-        return average_coefficient(kernel, size)
+        return average_coefficient(kernel, (size, size))
     return 1 / math.sqrt(math.prod(kernel)) if normalization == "kernel" else 1.0

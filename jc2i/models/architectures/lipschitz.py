@@ -198,7 +198,7 @@ def _scaled(kernel: np.ndarray, size: int, normalization: str) -> np.ndarray:
         # As the kernel will be kept; the bound of zeros is zero.
         bound = convolution_norm_bound(kernel.astype(np.float32), size)
         return kernel / max(bound, np.finfo(np.float32).tiny) * (1 - 1e-6)
-    return kernel * coefficient(normalization, kernel.shape[:2], (size, size))
+    return kernel * coefficient(normalization, kernel.shape[:2], size)
 
 
 class Singular(nnx.Variable):
@@ -226,7 +226,10 @@ class Constrained(nnx.Module):
         self.model = with_weights(model, weights(model))
         matrices = [_matrix(layer.kernel[...]) for layer in (*model.convolutions, model.head)]
         self.of_matrices = nnx.List(
-            [Singular(jnp.asarray(np.linalg.svd(matrix)[2][0])) for matrix in matrices]
+            [
+                Singular(jnp.asarray(np.linalg.svd(matrix, full_matrices=False)[2][0]))
+                for matrix in matrices
+            ]
         )
         random, operators = np.random.default_rng(0), []
         for layer, size in zip(model.convolutions, model.sizes, strict=False):
@@ -259,11 +262,11 @@ class Constrained(nnx.Module):
         for name, vector in zip([*names, "head.kernel"], self.of_matrices, strict=True):
             kernel = values[name]
             matrix = _matrix(kernel)
-            matrix = matrix / self._stretch(jnp.matmul, matrix, vector)
+            matrix = matrix / self._stretch(_multiplied, matrix, vector)
             values[name] = orthonormalized(matrix, model.bjorck_steps).reshape(kernel.shape)
         for index, name in enumerate(names):
             kernel, size = values[name], model.sizes[index]
-            factor = coefficient(model.normalization, kernel.shape[:2], (size, size))
+            factor = coefficient(model.normalization, kernel.shape[:2], size)
             if model.normalization == "operator":
                 factor = 1 / self._stretch(_convolved, kernel, self.of_operators[index])
             values[name] = factor * kernel
@@ -290,13 +293,17 @@ class Constrained(nnx.Module):
         return finished
 
 
+def _multiplied(matrix: jax.Array, vector: jax.Array) -> jax.Array:
+    return jnp.matmul(matrix, vector, precision="highest")
+
+
 def _convolved(kernel: jax.Array, images: jax.Array) -> jax.Array:
-    height, width = kernel.shape[:2]
+    tall, wide = kernel.shape[0] // 2, kernel.shape[1] // 2
     return jax.lax.conv_general_dilated(
         images,
         kernel,
         (1, 1),
-        ((height // 2,) * 2, (width // 2,) * 2),
+        ((tall, tall), (wide, wide)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision="highest",
     )
