@@ -49,7 +49,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -277,7 +277,9 @@ def fit(
     # Off the mesh, so that the model can be used on any device.
     state = jax.tree.map(jnp.asarray, jax.device_get([head, body, statistics]))
     trained: Any = nnx.merge(evaluated, *state)
-    return trained.finished() if isinstance(trained, models.Constrained) else trained
+    if isinstance(trained, models.Constrained):
+        trained = cast(Any, trained.finished())
+    return trained
 
 
 def _dividing(batch_size: int, devices: Sequence[jax.Device]) -> Mesh:

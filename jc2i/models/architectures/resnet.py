@@ -135,8 +135,14 @@ class ResNet(Classifier):
         return super().options | own
 
     def torch_names(self, layer: tuple[str | int, ...]) -> tuple[str, ...]:
-        """What published files call a layer: torchvision's and timm's name, which is ours."""
-        return (".".join(map(str, layer)),)
+        """What published files call a layer: torchvision's and timm's name, which is ours.
+
+        Or, for small images, that of kuangliu/pytorch-cifar.
+        """
+        name = ".".join(map(str, layer))
+        if not self.small_images:
+            return (name,)
+        return name, name.replace("fc", "linear").replace("downsample", "shortcut")
 
 
 class _Bottleneck(nnx.Module):
