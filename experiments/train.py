@@ -11,6 +11,17 @@ A CIFAR-10 network (He et al. 2016, section 4.2) from an image folder or archive
         --epochs 160 --batch-size 128 --learning-rate 0.1 --optimizer sgd --weight-decay 1e-4 \
         --augment
 
+The ResNet-18 that Fel et al. train on Fashion-MNIST (MeGe and ReCo, appendix E):
+
+    python experiments/train.py --data fashion_mnist.npz --model resnet18_cifar \
+        --option base_filters=26 dropout=0.4 --out models/fashion --epochs 6 --batch-size 128 \
+        --learning-rate 2e-3
+
+and their 1-Lipschitz network (table 4), whose logits are small, so that the loss divides them:
+
+    python experiments/train.py --data fashion_mnist.npz --model lipschitz --out models/lipschitz \
+        --epochs 6 --batch-size 128 --learning-rate 5e-3 --loss-temperature 0.02
+
 Fine-tuning starts from a saved or pretrained model, whose last layer is replaced by one for the
 data set's classes and trained alone first. As Opti-CAM does (appendix E.2; it does not say for how
 many epochs the last layer is trained, nor of a schedule) for a ResNet-50 and Kvasir:
@@ -38,7 +49,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -52,11 +63,12 @@ if not __package__:  # run as a script, which finds only the modules beside it
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.common.provenance import provenance
-from jc2i import data, models, parallel
+from jc2i import calibrators, data, models, parallel, scores
 from jc2i.caching import keep_compiled_programs
 from jc2i.checks import Array, invalid, require
 from jc2i.files import write_whole
 from jc2i.models.checkpoint import checksums, read_arrays, write_arrays
+from jc2i.options import from_words
 from jc2i.tracing import prepared
 
 _STATE, _DESCRIPTION = "state", "run.json"  # in a checkpoint's folder
@@ -75,6 +87,8 @@ class Training:
     """Name or path of the data set, as `jc2i.data.load` takes it."""
     model: str = "small"
     """Name of the architecture, as `jc2i.models.create` takes it; that of the weights if given."""
+    option: tuple[str, ...] = ()
+    """The architecture's own options, as name=value: base_filters=26 dropout=0.4."""
     weights: str | None = None
     """Model to start from, as `jc2i.models.load` takes it; its last layer is replaced."""
     head_epochs: int = 0
@@ -101,6 +115,8 @@ class Training:
     """Chooses the first weights, the order of the images and their augmentation."""
     optimizer: Literal["sgd", "adam"] = "adam"
     """Adam, or gradient descent with Nesterov momentum 0.9."""
+    loss_temperature: float = 1.0
+    """What logits are divided by in the loss: below 1 for networks whose logits cannot grow."""
     weight_decay: float = 0.0
     """Decay of the weights: of their gradient's penalty for sgd, decoupled (AdamW) for adam."""
     augment: bool = False
@@ -129,13 +145,18 @@ def train(training: Training) -> dict[str, Any]:
         the finite numbers.
     """
     for argument in (
-        "epochs", "batch_size", "learning_rate", "head_learning_rate", "checkpoint_every"
+        "epochs", "batch_size", "learning_rate", "head_learning_rate", "loss_temperature",
+        "checkpoint_every",
     ):  # fmt: skip
         got = getattr(training, argument)
         require(got > 0, argument, got, "a number above 0")
     alone = training.head_epochs
     within = alone >= 0 if training.weights else alone == 0
     require(within, "head_epochs", alone, "0, or more with weights to start from")
+    own = from_words(training.option)
+    require(not (own and training.weights), "option", training.option, "none with weights")
+    for name in ("classes", "channels"):
+        require(name not in own, "option", repr(name), "no number that the data set decides")
     checkpoint = training.out.with_name(f"{training.out.name}.checkpoint")
     # A model without its training.json, beside a checkpoint, is of a run killed while saving.
     finished = (training.out / "training.json").exists() or _newest(checkpoint) is None
@@ -152,14 +173,15 @@ def train(training: Training) -> dict[str, Any]:
     )
     train_images, held_out = _decoded(load(training.train_split)), load(training.held_out_split)
     model = fit(_new_model(training, start, train_images), train_images, training, checkpoint)
+    performed = functools.partial(performance, temperature=training.loss_temperature)
     record = {
         # Without the paths of the machine that it ran on.
         "arguments": _run(training)
         | {"data": train_images.name, "data_dir": None, "model": model.architecture}
         | {"weights": training.weights and Path(training.weights).name},
         "provenance": provenance(),
-        training.train_split: performance(model, train_images),
-        training.held_out_split: performance(model, held_out),
+        training.train_split: performed(model, train_images),
+        training.held_out_split: performed(model, held_out),
     }
     models.save(model, training.out, overwrite=True)
     write_whole(training.out / "training.json", (json.dumps(record, indent=2) + "\n").encode())
@@ -186,8 +208,9 @@ def fit(
     are, but for the order of adding.
 
     Args:
-      model: where to start, with the mode switches `train()` and `eval()`; left in training mode.
-        A `Classifier`, if its last layer is to be trained alone.
+      model: where to start, with the mode switches `train()` and `eval()`; left in training mode,
+        unless what is trained is another module (`Classifier.trainable`). A `Classifier`, if its
+        last layer is to be trained alone.
       dataset: the training images.
       training: how to train.
       checkpoint: folder to go on from if it is there, and to write to every few epochs.
@@ -204,10 +227,11 @@ def fit(
     make = functools.partial(_optimizer, training.optimizer, training.weight_decay)
     optimizer = make(training.learning_rate, training.epochs * steps)
     head_optimizer = make(training.head_learning_rate, training.head_epochs * steps)
-    evaluated = nnx.graphdef(model)
-    model.train()
+    moved: Any = model.trainable() if isinstance(model, models.Classifier) else model
+    evaluated = nnx.graphdef(moved)
+    moved.train()
     # A pure state: a module merged from it cannot write to the one given.
-    graph, *parts = nnx.split(model, _is_head(model, training), nnx.Param, ...)
+    graph, *parts = nnx.split(moved, _is_head(model, training), nnx.Param, ...)
     head, body, statistics = nnx.as_pure(parts)
     # Of one structure in every epoch, so that a checkpoint is read without knowing its epoch.
     state = (head, body, statistics, head_optimizer.init([head]), optimizer.init([head, body]))
@@ -215,23 +239,27 @@ def fit(
     mesh = _dividing(batch_size, jax.local_devices() if devices is None else devices)
     state = parallel.replicate(state, mesh)
     head, body, statistics, head_moments, moments = state
+    key = jax.random.key(training.seed)
+    temperature = jnp.float32(training.loss_temperature)
 
     for epoch, report in _epochs(first, training):
         random = np.random.default_rng((training.seed, epoch))  # so that a resumed run agrees
         order, losses = random.permutation(len(dataset)), []
+        epoch_key = jax.random.fold_in(key, epoch)
         for start in range(0, len(order) - batch_size + 1, batch_size):
             images, labels = dataset[order[start : start + batch_size]]
             if training.augment:
                 images = augment(images, random)
             images, labels = parallel.shard((data.as_float(images), labels), mesh)
+            drawn = (jax.random.fold_in(epoch_key, start), temperature, images, labels)
             if epoch < training.head_epochs:
                 fixed = [body, statistics]
                 [head], _, head_moments, value = _step(
-                    evaluated, head_optimizer, [head], fixed, head_moments, images, labels
+                    evaluated, head_optimizer, [head], fixed, head_moments, *drawn
                 )
             else:
                 [head, body], statistics, moments, value = _step(
-                    graph, optimizer, [head, body], [statistics], moments, images, labels
+                    graph, optimizer, [head, body], [statistics], moments, *drawn
                 )
             losses.append(value)
         mean_loss = float(np.mean(jax.device_get(losses)))
@@ -247,9 +275,11 @@ def fit(
             save_checkpoint(checkpoint, training, epoch + 1, state)
         report(mean_loss)
     # Off the mesh, so that the model can be used on any device.
-    return nnx.merge(
-        evaluated, *jax.tree.map(jnp.asarray, jax.device_get([head, body, statistics]))
-    )
+    state = jax.tree.map(jnp.asarray, jax.device_get([head, body, statistics]))
+    trained: Any = nnx.merge(evaluated, *state)
+    if isinstance(trained, models.Constrained):
+        trained = cast(Any, trained.finished())
+    return trained
 
 
 def _dividing(batch_size: int, devices: Sequence[jax.Device]) -> Mesh:
@@ -260,7 +290,8 @@ def _dividing(batch_size: int, devices: Sequence[jax.Device]) -> Mesh:
 
 def _is_head(model: Any, training: Training) -> Callable[[tuple[Any, ...], Any], bool]:
     names = models.head_names(model) if training.head_epochs else ()
-    return lambda path, _: ".".join(map(str, path)) in names
+    # In the module that trains it, a model is `model`.
+    return lambda path, _: ".".join(map(str, path)).removeprefix("model.") in names
 
 
 @functools.partial(
@@ -272,6 +303,8 @@ def _step(
     trained: list[Any],
     fixed: list[Any],
     moments: Any,
+    key: jax.Array,
+    temperature: jax.Array,
     images: Array,
     labels: Array,
 ) -> tuple[Any, Any, Any, jax.Array]:
@@ -281,11 +314,12 @@ def _step(
         # A pure function of the images, as the batch statistics must leave it as results.
         def forward(images: Array) -> tuple[jax.Array, Any]:
             model = nnx.merge(graph, *trained, *fixed)
-            return model(images), nnx.as_pure(nnx.state(model, nnx.Not(nnx.Param)))
+            logits = model(images, key) if getattr(model, "draws", False) else model(images)
+            return logits, nnx.as_pure(nnx.state(model, nnx.Not(nnx.Param)))
 
         logits, statistics = prepared(forward)(images)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        return loss, statistics
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits / temperature, labels)
+        return losses.mean(), statistics
 
     (value, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(trained)
     updates, moments = optimizer.update(gradient, moments, trained)
@@ -322,13 +356,16 @@ def augment(
     return cropped
 
 
-def performance(model: Any, dataset: data.Dataset, batch_size: int = 256) -> dict[str, float]:
+def performance(
+    model: Any, dataset: data.Dataset, batch_size: int = 256, temperature: float = 1.0
+) -> dict[str, float]:
     """Accuracy and mean confidence of a model on a data set.
 
     Args:
       model: a pytree `images -> logits`.
       dataset: images and labels.
       batch_size: images at a time, on each device of this host.
+      temperature: what the logits are divided by for the confidence.
 
     Returns:
       `images` (their number), `accuracy` and `confidence` (mean of the largest probability), both
@@ -338,7 +375,7 @@ def performance(model: Any, dataset: data.Dataset, batch_size: int = 256) -> dic
         parallel.on_each_device(_predict),
         models.Floats(dataset),
         batch_size,
-        model=model,
+        model=scores.probabilities(model, calibrators.Temperature(temperature)),
         mesh=parallel.mesh(jax.local_devices()),
         progress=False,
     )
@@ -350,7 +387,7 @@ def performance(model: Any, dataset: data.Dataset, batch_size: int = 256) -> dic
 
 
 def _predict(model: Any, images: Array) -> tuple[jax.Array, jax.Array]:
-    probabilities = jax.nn.softmax(prepared(model)(images))
+    probabilities = prepared(model)(images)
     return probabilities.argmax(1), probabilities.max(1)
 
 
@@ -446,15 +483,14 @@ def _new_model(
     _, height, _, channels = dataset.images.shape
     some = np.random.default_rng(training.seed).permutation(len(dataset))[:5000]
     pixels = data.as_float(dataset[some][0]).reshape(-1, channels).astype(np.float64)
-    options = {"size": height} if training.model == "small" else {}
+    options = {"mean": pixels.mean(0).round(4).tolist(), "std": pixels.std(0).round(4).tolist()}
+    if training.model == "lipschitz":
+        options = {}  # any normalisation would be part of its slope
+    if training.model in ("small", "lipschitz"):
+        options["size"] = height
+    options |= from_words(training.option)
     return models.create(
-        training.model,
-        classes=len(dataset.classes),
-        key=key,
-        channels=channels,
-        mean=pixels.mean(0).round(4).tolist(),
-        std=pixels.std(0).round(4).tolist(),
-        **options,
+        training.model, classes=len(dataset.classes), key=key, channels=channels, **options
     )
 
 

@@ -7,10 +7,11 @@ arrays are arguments of the program, so that a sweep over their values compiles 
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -307,3 +308,26 @@ def _of_default(default: Any) -> Any:
     if isinstance(default, float):
         return Number()
     return Text() if isinstance(default, str) else Anything()
+
+
+def from_words(words: Sequence[str]) -> dict[str, Any]:
+    """Options as a command line gives them, each as name=value.
+
+    Args:
+      words: such as `"steps=300"` and `"baseline=blur"`.
+
+    Returns:
+      Values by name: Python's literals, and words as they are.
+
+    Raises:
+      ValueError: for another form.
+    """
+    given: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        checks.require(bool(equals), "option", repr(word), "name=value")
+        try:
+            given[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            given[name] = value
+    return given

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
 import functools
@@ -18,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jc2i import calibrators, checks, data, explainers, models, parallel, query, scores, tracing
+from jc2i.options import from_words
 
 DEFAULT_BATCH = 32
 """Model evaluations at a time, where memory allows."""
@@ -250,16 +250,10 @@ def explainer(method: str, options: Subject) -> Callable:
     """An explainer by name, or by module:function, with the command line's options."""
     function = _found(method)
     known = query.method_of(function).kinds
-    given: dict[str, Any] = {}
-    for text in options.option:
-        name, equals, value = text.partition("=")
-        checks.require(bool(equals), "option", repr(text), "name=value")
-        takes = f"one of {', '.join((*known, 'batch_size'))} (the options of {method})"
+    given = from_words(options.option)
+    takes = f"one of {', '.join((*known, 'batch_size'))} (the options of {method})"
+    for name in given:
         checks.require(name in (*known, "batch_size"), "option", repr(name), takes)
-        try:
-            given[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            given[name] = value
     if options.layer is not None and "layer" in known:
         given["layer"] = options.layer
     return functools.partial(function, **given)

@@ -7,8 +7,10 @@
   `class_folders`: what their classes and the folders of these are called
 - `with_new_head`, `head_names`: a model's last layer replaced, to train it on other classes
 - `from_torch`, `read_torch_file`: weights trained in PyTorch, read without it
-- `Classifier`: what they all are; `EfficientNet`, `ResNet`, `ResNetCifar`, `Small`, `VGG`,
-  `VGGCifar`, `VisionTransformer`: the architectures
+- `lipschitz_bound`, `layer_bounds`: how much a 1-Lipschitz network can stretch, proven;
+  `Constrained`: that network in training; `convolution_norm_bound`: of one convolution
+- `Classifier`: what they all are; `EfficientNet`, `Lipschitz`, `ResNet`, `ResNetCifar`, `Small`,
+  `VGG`, `VGGCifar`, `VisionTransformer`: the architectures
 """
 
 from __future__ import annotations
@@ -16,18 +18,21 @@ from __future__ import annotations
 from jc2i.models.architectures import (
     VGG,
     EfficientNet,
+    Lipschitz,
     ResNet,
     ResNetCifar,
     Small,
     VGGCifar,
     VisionTransformer,
 )
+from jc2i.models.architectures.lipschitz import Constrained, layer_bounds, lipschitz_bound
 from jc2i.models.checkpoint import save
 from jc2i.models.class_names import class_folders, class_names
 from jc2i.models.classifier import Classifier
 from jc2i.models.head import head_names, with_new_head
 from jc2i.models.import_torch import from_torch
 from jc2i.models.loading import load
+from jc2i.models.operator_norm import convolution_norm_bound
 from jc2i.models.preprocessing import Floats, published_classes, published_resizing
 from jc2i.models.pretrained import (
     PRETRAINED,
@@ -43,8 +48,10 @@ __all__ = [
     "PRETRAINED",
     "VGG",
     "Classifier",
+    "Constrained",
     "EfficientNet",
     "Floats",
+    "Lipschitz",
     "Pretrained",
     "ResNet",
     "ResNetCifar",
@@ -54,9 +61,12 @@ __all__ = [
     "cache_folder",
     "class_folders",
     "class_names",
+    "convolution_norm_bound",
     "create",
     "from_torch",
     "head_names",
+    "layer_bounds",
+    "lipschitz_bound",
     "load",
     "names",
     "pretrained_file",

@@ -60,11 +60,17 @@ class Classifier(nnx.Module):
         self.dtype = dtype
 
     def __call__(
-        self, images: Float[Array, "batch height width channels"]
+        self, images: Float[Array, "batch height width channels"], key: jax.Array | None = None
     ) -> Float[jax.Array, "batch classes"]:
-        """The logits of images in [0, 1]."""
-        logits = self.forward(self.preprocess(images).astype(self.dtype))
+        """The logits of images in [0, 1]; `key` is for what draws, in training only."""
+        values = self.preprocess(images).astype(self.dtype)
+        logits = self.forward(values, **({"key": key} if self.draws else {}))
         return checkpoint_name(logits.astype(jnp.float32), "logits")
+
+    @property
+    def draws(self) -> bool:
+        """Whether a call needs a key now, which `forward` then takes."""
+        return False
 
     def forward(
         self, values: Float[jax.Array, "batch height width channels"]
@@ -81,6 +87,14 @@ class Classifier(nnx.Module):
     def initial_deviation(self, name: str, shape: tuple[int, ...]) -> float | None:
         """With which standard deviation `create` draws a weight; None leaves it as it is built."""
         return float(np.sqrt(2.0 / np.prod(shape[:-1]))) if name.endswith("kernel") else None
+
+    def drawn(self) -> Classifier:
+        """The model that `create` gives for this one, whose weights it drew: itself, if any do."""
+        return self
+
+    def trainable(self) -> nnx.Module:
+        """What training moves: the model, or another module whose `finished()` is one like it."""
+        return self
 
     def preprocess(
         self, images: Float[Array, "batch height width channels"]

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from jc2i.checks import invalid, number
+
 # The layers start blank: an initialiser that draws compiles once for each shape of kernel, seconds
 # that a model read from a file need not spend.
 _BLANK = nnx.initializers.zeros
@@ -90,6 +92,36 @@ def layer_norm(channels: int, epsilon: float) -> nnx.LayerNorm:
 def dense(inputs: int, outputs: int) -> nnx.Linear:
     """A blank dense layer."""
     return nnx.Linear(inputs, outputs, kernel_init=_BLANK, rngs=_NO_KEYS)
+
+
+class Dropout(nnx.Module):
+    """Leaves out values at random in training, and scales the others up so that the mean stays.
+
+    Its key is an argument of the call: a state of random numbers would be leaves of the model.
+
+    Args:
+      rate: the part of the values that is left out, in [0, 1).
+
+    Raises:
+      ValueError: for a rate out of range.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self.rate = number("dropout", rate, "a number in [0, 1)", lambda rate: 0 <= rate < 1)
+        self.deterministic = True  # as nnx calls what `train()` and `eval()` switch
+
+    @property
+    def draws(self) -> bool:
+        """Whether a call needs a key now."""
+        return self.rate > 0 and not self.deterministic
+
+    def __call__(self, values: jax.Array, key: jax.Array | None) -> jax.Array:
+        if not self.draws:
+            return values
+        if key is None:
+            raise invalid("key", None, "a jax.random.key, in training with dropout")
+        kept = jax.random.bernoulli(key, 1 - self.rate, values.shape)
+        return jnp.where(kept, values / (1 - self.rate), jnp.zeros((), values.dtype))
 
 
 def through_stages(

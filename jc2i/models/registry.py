@@ -13,6 +13,7 @@ from jc2i.checks import describe, invalid
 from jc2i.models.architectures import (
     VGG,
     EfficientNet,
+    Lipschitz,
     ResNet,
     ResNetCifar,
     Small,
@@ -27,6 +28,7 @@ from jc2i.models.classifier import Classifier, weights, with_weights
 
 ARCHITECTURES: dict[str, tuple[type[Classifier], dict[str, Any]]] = {
     **{f"resnet{depth}": (ResNet, {"depth": depth}) for depth in BLOCKS},
+    "resnet18_cifar": (ResNet, {"depth": 18, "small_images": True}),
     "vgg16": (VGG, {"depth": 16, "batch_norm": False}),
     "vgg16_bn": (VGG, {"depth": 16, "batch_norm": True}),
     **{f"efficientnet_{variant}": (EfficientNet, {"variant": variant}) for variant in SCALES},
@@ -34,6 +36,7 @@ ARCHITECTURES: dict[str, tuple[type[Classifier], dict[str, Any]]] = {
     **{f"vgg{depth}_bn_cifar": (VGGCifar, {"depth": depth}) for depth in CONVOLUTIONS},
     **{name: (VisionTransformer, {"architecture": name}) for name in DIMENSIONS},
     "small": (Small, {}),
+    "lipschitz": (Lipschitz, {}),
 }
 """The class of each architecture, and the arguments that its name stands for."""
 
@@ -52,16 +55,17 @@ def create(name: str, *, classes: int, key: jax.Array, **options: Any) -> Classi
 
     Kernels are normal with variance 2 / fan-in (He et al. 2015, equation 10), or with a standard
     deviation of 0.02 in transformers, whose class token and position embedding are drawn likewise;
-    biases are 0, norms the identity.
+    biases are 0, norms the identity. Those of the 1-Lipschitz network are made orthonormal then.
 
     Args:
       name: one of `names()`.
       classes: the number of classes.
       key: a `jax.random.key`.
       **options: the architecture's own: `mean`, `std`, `normalize`, `channels`, `dtype` for
-        all, `shortcut` for the residual networks on CIFAR, `padding`, `epsilon` for EfficientNets,
-        `size`, `hidden` for ImageNet's VGG, and these and `widths` for the small one, `size`,
-        `patch`, `width`, `depth`, `heads` and `epsilon` for the transformers.
+        all, `base_filters`, `dropout` for residual networks (18, 34 and 50 layers), `shortcut` for
+        those on CIFAR (20 and more), `padding`, `epsilon` for EfficientNets, `size`, `hidden` for
+        ImageNet's VGG, and these and `widths` for the small one, `size`, `patch`, `width`,
+        `depth`, `heads` and `epsilon` for the transformers; `Lipschitz` lists its own.
 
     Returns:
       A callable pytree `images -> logits`.
@@ -82,7 +86,7 @@ def create(name: str, *, classes: int, key: jax.Array, **options: Any) -> Classi
         n: part.reshape(old[n].shape) * deviation
         for (n, deviation), part in zip(deviations.items(), drawn, strict=True)
     }
-    return with_weights(model, old | new)
+    return with_weights(model, old | new).drawn()
 
 
 def blank(name: str, **options: Any) -> Classifier:

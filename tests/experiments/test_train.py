@@ -21,7 +21,7 @@ from experiments import train as training_script
 from experiments.train import Training, augment, performance, train
 from jc2i import data, models
 from jc2i.models import registry
-from jc2i.models.layers import batch_norm, convolution, dense
+from jc2i.models.layers import Dropout, batch_norm, convolution, dense
 
 ROOT = Path(training_script.__file__).parents[1]
 
@@ -99,6 +99,83 @@ def test_resumed_run_equals_the_uninterrupted_one(tiny, monkeypatch):
     train(resumed)
     for one, other in zip(weights(tiny.out), weights(resumed.out), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_lipschitz_networks_are_trained_through_their_constraint_and_resumed(tiny, monkeypatch):
+    lipschitz = dataclasses.replace(
+        tiny,
+        model="lipschitz",
+        option=("widths=(3,4)", "dropout=0.3", "bjorck_steps=6"),
+        loss_temperature=0.1,
+    )
+    record = train(lipschitz)
+    model = models.load(tiny.out)
+    assert (model.size, model.mean, model.widths) == (8, (0, 0, 0), (3, 4))
+    assert model.bjorck_steps == 6 and model.dropout.rate == 0.3
+    assert 0.99 < models.lipschitz_bound(model) <= 1 + 1e-6
+    held_out = data.load(tiny.data, "test")
+    assert record["test"] == performance(model, held_out, temperature=0.1)
+    assert record["test"]["confidence"] > performance(model, held_out)["confidence"] + 0.05
+    resumed = dataclasses.replace(lipschitz, out=tiny.out.with_name("resumed"))
+    with monkeypatch.context() as patched:
+        kill_after(2, patched)
+        with pytest.raises(KeyboardInterrupt):
+            train(resumed)
+    train(resumed)
+    for one, other in zip(weights(tiny.out), weights(resumed.out), strict=True):
+        np.testing.assert_array_equal(one, other)
+    # Its last layer alone: the others come back as they were, but for rounding.
+    fine_tuned = dataclasses.replace(
+        lipschitz,
+        out=tiny.out.with_name("tuned"),
+        weights=str(tiny.out),
+        option=(),
+        head_epochs=1,
+        epochs=1,
+        learning_rate=1e-30,
+        head_learning_rate=0.01,
+    )
+    train(fine_tuned)
+    tuned = models.load(fine_tuned.out)
+    before, after = (dict(models.classifier.weights(m)) for m in (model, tuned))
+    for name, value in before.items():
+        same = np.allclose(value, after[name], atol=1e-4)
+        assert same is not name.startswith("head"), name
+    assert models.lipschitz_bound(tuned) <= 1 + 1e-6
+
+
+def test_dropout_is_drawn_anew_at_each_step_and_again_alike(tiny):
+    class Noisy(models.Small):
+        """Logits that are what dropout leaves of ones, times a weight."""
+
+        def __init__(self):
+            super().__init__(classes=2, size=4, widths=(2,), hidden=2, channels=3)
+            self.noise = Dropout(0.5)
+
+        @property
+        def draws(self):
+            return self.noise.draws
+
+        def forward(self, values, key=None):
+            return super().forward(values) + self.noise(jnp.ones((len(values), 2)), key)
+
+    dataset = data.load(tiny.data, "train", size=(4, 4))
+    short = dataclasses.replace(tiny, epochs=2)
+    runs, step = [], training_script._step
+
+    def kept(*arguments):
+        key = tuple(np.asarray(jax.random.key_data(arguments[5])).tolist())
+        result = step(*arguments)
+        runs[-1].append((key, float(result[-1])))
+        return result
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(training_script, "_step", kept)
+        for name in ("one", "again"):
+            runs.append([])
+            training_script.fit(Noisy(), dataset, short, tiny.out.with_name(name))
+    assert runs[0] == runs[1]
+    assert len(runs[0]) == len({key for key, _ in runs[0]}) == 6
 
 
 def test_batch_statistics_are_trained_and_resumed(tiny, monkeypatch):
@@ -325,6 +402,14 @@ def test_augment_crops_what_is_there():
         ({"head_epochs": 1}, "head_epochs: got 1, takes 0, or more with weights to start from"),
         ({"head_learning_rate": 0.0}, "head_learning_rate: got 0.0, takes a number above 0"),
         ({"model": "tiny"}, "name: got 'tiny', takes one of"),
+        ({"loss_temperature": 0.0}, "loss_temperature: got 0.0, takes a number above 0"),
+        ({"option": ("hidden",)}, "option: got 'hidden', takes name=value"),
+        ({"option": ("filters=3",)}, "options: got filters, takes those of small: classes, "),
+        ({"option": ("classes=3",)}, "option: got 'classes', takes no number that the data set"),
+        (
+            {"option": ("hidden=3",), "weights": "x"},
+            r"option: got \('hidden=3',\), takes none with",
+        ),
         ({"data": "nothing.npz"}, "name_or_path: got 'nothing.npz', which is not there"),
         ({"train_split": "validation"}, "split: got 'validation', takes 'train', 'test'"),
         ({"learning_rate": 1e30}, r"learning_rate: got 1e\+30, and a loss of (nan|inf)"),

@@ -15,6 +15,7 @@ import numpy as np
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+BASE_8 = (8, 16, 32, 64)
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 NETWORKS = runpy.run_path(str(BENCHMARKS / "pytorch_networks.py"))
 
@@ -39,6 +40,7 @@ def main() -> None:
     networks = {
         "resnet20_cifar A": NETWORKS["resnet20"](10, projection=False, head="linear"),
         "resnet20_cifar B": NETWORKS["resnet20"](10),
+        "resnet18_cifar": NETWORKS["basic_resnet"](10, BASE_8, cifar=True),
         "vgg16_bn_cifar": NETWORKS["vgg16"](100, size=32, batch_norm=True, hidden=512),
     }
     x = (images() - np.float32(MEAN)) / np.float32(STD)

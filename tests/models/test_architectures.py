@@ -12,6 +12,7 @@ from flax import nnx
 
 from jc2i import models
 from jc2i.models.classifier import weights
+from jc2i.models.layers import Dropout
 from jc2i.models.registry import blank
 
 
@@ -34,9 +35,11 @@ ACTIVATIONS = {
     "efficientnet_lite0": ["stem", *blocks(1, 2, 2, 3, 3, 4, 1), "head", "pool", "logits"],
     "efficientnet_lite1": ["stem", *blocks(1, 3, 3, 4, 4, 5, 1), "head", "pool", "logits"],
     "efficientnet_lite2": ["stem", *blocks(1, 3, 3, 4, 4, 5, 1), "head", "pool", "logits"],
+    "resnet18_cifar": ["stem", *blocks(2, 2, 2, 2), "pool", "logits"],
     "resnet20_cifar": ["stem", *blocks(3, 3, 3), "pool", "logits"],
     "vgg11_bn_cifar": [*convolutions(1, 1, 2, 2, 2), "dense0", "dense1", "logits"],
     "small": ["block0", "block1", "dense", "logits"],
+    "lipschitz": ["convolution0", "convolution1", "convolution2", "logits"],
 }
 
 
@@ -198,6 +201,51 @@ def test_training_is_a_pure_function_and_moves_the_statistics():
     assert jax.tree.structure(trained) == jax.tree.structure(models.ResNetCifar(8, classes=4))
 
 
+def test_dropout_is_of_training_alone_and_of_its_key():
+    narrow = {"classes": 3, "base_filters": 2, "channels": 1}
+    key = jax.random.key(0)
+    model = models.create("resnet18_cifar", key=key, dropout=0.5, **narrow)
+    images, keys = images_for(model), jax.random.split(key)
+    call = jax.jit(lambda model, images, key: model(images, key))
+    without = models.create("resnet18_cifar", key=key, **narrow)
+    np.testing.assert_array_equal(call(model, images, keys[0]), call(without, images, keys[1]))
+    model.train()
+    one, again, other = (call(model, images, k) for k in (keys[0], keys[0], keys[1]))
+    np.testing.assert_array_equal(one, again)
+    assert not np.allclose(one, other)
+    with pytest.raises(ValueError, match=r"^key: got None, takes a jax.random.key, in training"):
+        model(images)
+
+
+def test_dropout_keeps_the_mean_and_the_part_asked_for():
+    layer, values = Dropout(0.4), jnp.ones((400, 100))
+    np.testing.assert_array_equal(layer(values, None), values)
+    layer.deterministic = False
+    left = np.asarray(layer(values, jax.random.key(0)))
+    assert np.mean(left == 0) == pytest.approx(0.4, abs=0.01)
+    assert left.mean() == pytest.approx(1, abs=0.01)
+    np.testing.assert_allclose(np.unique(left), [0, 1 / 0.6], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("base_filters", "channels", "expected"), [(64, 3, 11_173_962), (16, 1, 0)]
+)
+def test_small_images_go_through_resnet18_at_their_own_size(base_filters, channels, expected):
+    model = jax.eval_shape(
+        lambda: blank("resnet18_cifar", classes=10, base_filters=base_filters, channels=channels)
+    )
+    images = jax.ShapeDtypeStruct((1, 28, 28, channels), jnp.float32)
+    equations = jax.make_jaxpr(lambda m, x: m(x))(model, images).eqns
+    shapes = {
+        e.params["name"]: e.outvars[0].aval.shape for e in equations if e.primitive.name == "name"
+    }
+    assert shapes["stem"] == shapes["stage1.block1"] == (1, 28, 28, base_filters)
+    assert shapes["stage4.block1"] == (1, 4, 4, 8 * base_filters)
+    # kuangliu/pytorch-cifar's ResNet18 has 11,173,962 weights.
+    count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    assert count == expected or base_filters != 64
+
+
 @pytest.mark.parametrize(
     ("images", "got"),
     [
@@ -233,6 +281,13 @@ def test_images_that_do_not_fit_are_refused(untyped, images, got):
             "padding: got 'SAME', takes 'symmetric' or 'same'",
         ),
         ("efficientnet_b0", {"epsilon": 0.0}, "epsilon: got 0.0, takes a number above 0"),
+        (
+            "resnet18_cifar",
+            {"base_filters": 0},
+            "base_filters: got 0, takes a whole number above 0",
+        ),
+        ("resnet18_cifar", {"dropout": 1.0}, r"dropout: got 1.0, takes a number in \[0, 1\)"),
+        ("resnet18_cifar", {"dropout": -0.1}, r"dropout: got -0.1, takes a number in \[0, 1\)"),
         ("vgg16", {"size": 100}, "size: got 100, takes a multiple of 32"),
         ("small", {"size": 18}, r"size: got 18, takes a multiple of 4"),
     ],

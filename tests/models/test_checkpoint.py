@@ -58,6 +58,12 @@ SMALL = {"widths": (2, 3), "hidden": 4, "size": 8, "channels": 3}
     [
         ("small", SMALL | {"dtype": "bfloat16"}),
         ("small", SMALL | {"normalize": False, "mean": (0.1, 1 / 3, 0.3)}),
+        ("resnet18_cifar", {"base_filters": 2, "dropout": 0.4, "channels": 1}),
+        (
+            "lipschitz",
+            {"size": 8, "widths": (2, 3), "dropout": 0.1, "normalization": "kernel"}
+            | {"bjorck_steps": 3, "power_iterations": 2, "channels": 1, "mean": (0.5,)},
+        ),
         ("resnet20_cifar", {"shortcut": "B", "channels": 1, "dtype": "bfloat16"}),
         (
             "vit_small",

@@ -21,6 +21,7 @@ NORMALISATION = {"mean": MAKE["MEAN"], "std": MAKE["STD"]}
 CASES = {
     "resnet20_cifar A": {"classes": 10},
     "resnet20_cifar B": {"classes": 10, "shortcut": "B"},
+    "resnet18_cifar": {"classes": 10, "base_filters": 8},
     "vgg16_bn_cifar": {"classes": 100},
 }
 
@@ -50,6 +51,15 @@ def test_normalize_false_takes_normalised_images(tmp_path):
     expected = np.array(GOLDEN[case]["logits"])
     assert model.mean == MAKE["MEAN"]
     assert np.abs(np.asarray(model(images)) - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_the_names_of_pytorch_cifars_resnet18_are_taken(tmp_path):
+    tensors = {
+        name.replace("downsample", "shortcut").replace("fc", "linear"): values
+        for name, values in drawn("resnet18_cifar").items()
+    }
+    model = imported("resnet18_cifar", tmp_path / "weights", tensors)
+    np.testing.assert_array_equal(weights(model)["fc.bias"], tensors["linear.bias"])
 
 
 def test_parallel_names_and_counters_are_taken(tmp_path):

@@ -1,8 +1,11 @@
-"""Residual networks for ImageNet.
+"""Residual networks for ImageNet, and the one of 18 layers for small images.
 
 Source: He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition" (CVPR 2016), table 1;
 with the stride of a bottleneck on its 3x3 convolution, as torchvision's and timm's weights have it
-("v1.5").
+("v1.5"). For small images (CIFAR, Fashion-MNIST) the same stages follow a 3x3 convolution that
+keeps the image's size, as is usual there; `base_filters` and `dropout` are those of Fel et al.,
+"How Good is your Explanation? Algorithmic Stability Measures to Assess the Quality of Explanations
+for Deep Neural Networks" (WACV 2022), appendix E.
 """
 
 from __future__ import annotations
@@ -15,10 +18,17 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float
 
-from jc2i.checks import require
+from jc2i.checks import count, require
 from jc2i.models.architectures.resnet_cifar import BasicBlock
 from jc2i.models.classifier import Classifier
-from jc2i.models.layers import batch_norm, compute_in, convolution, dense, through_stages
+from jc2i.models.layers import (
+    Dropout,
+    batch_norm,
+    compute_in,
+    convolution,
+    dense,
+    through_stages,
+)
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 """Blocks in each stage, by depth; those of depth 50 are bottlenecks."""
@@ -32,7 +42,13 @@ class ResNet(Classifier):
 
     Args:
       depth: 18, 34 or 50.
+      small_images: whether the stem is a 3x3 convolution of stride 1, for images of about 32
+        pixels, in place of a 7x7 convolution and a pooling that leave a sixteenth of the pixels.
       classes: the number of classes.
+      base_filters: the channels of the stem and the first stage; each later stage has twice those
+        of the one before.
+      dropout: the part of the pooled features that a step of training leaves out, in [0, 1).
+        (Appendix E gives the rates and not the place; here it is before the last layer.)
       channels: the number of channels of the images.
       mean: see `Classifier`.
       std: see `Classifier`.
@@ -43,8 +59,11 @@ class ResNet(Classifier):
     def __init__(
         self,
         depth: int,
+        small_images: bool = False,
         *,
         classes: int,
+        base_filters: int = 64,
+        dropout: float = 0.0,
         channels: int = 3,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -52,8 +71,9 @@ class ResNet(Classifier):
         dtype: str = "float32",
     ) -> None:
         require(depth in BLOCKS, "depth", depth, "18, 34 or 50")
+        count(base_filters=base_filters)
         super().__init__(
-            f"resnet{depth}",
+            f"resnet{depth}_cifar" if small_images else f"resnet{depth}",
             classes=classes,
             channels=channels,
             size=None,
@@ -62,42 +82,67 @@ class ResNet(Classifier):
             normalize=normalize,
             dtype=dtype,
         )
+        self.small_images = small_images
+        self.base_filters = int(base_filters)
         # The attributes are named as torchvision's and timm's are.
-        self.conv1 = convolution(channels, 64, size=7, stride=2)
-        self.bn1 = batch_norm(64)
-        inputs, stages = 64, []
-        for width, count in zip((64, 128, 256, 512), BLOCKS[depth], strict=True):
+        size, stride = (3, 1) if small_images else (7, 2)
+        self.conv1 = convolution(channels, base_filters, size=size, stride=stride)
+        self.bn1 = batch_norm(base_filters)
+        inputs, stages = base_filters, []
+        for stage, blocks_there in enumerate(BLOCKS[depth]):
+            width = base_filters * 2**stage
             outputs = 4 * width if depth == 50 else width
             blocks = []
-            for index in range(count):
+            for index in range(blocks_there):
                 if depth == 50:
-                    stride = 2 if index == 0 and width > 64 else 1
+                    stride = 2 if index == 0 and stage else 1
                     blocks.append(_Bottleneck(inputs, width, stride))
                 else:
                     blocks.append(BasicBlock(inputs, outputs, shortcut="B"))
                 inputs = outputs
             stages.append(nnx.List(blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.dropout = Dropout(dropout)
         self.fc = dense(inputs, classes)
         compute_in(self, dtype)
 
     def forward(
-        self, values: Float[jax.Array, "batch height width channels"]
+        self,
+        values: Float[jax.Array, "batch height width channels"],
+        key: jax.Array | None = None,
     ) -> Float[jax.Array, "batch classes"]:
         """The logits of normalised images."""
         values = jax.nn.relu(self.bn1(self.conv1(values)))
-        # Flax pads with minus infinity; it takes numbers too, though its annotation says words.
-        padding: Any = ((1, 1), (1, 1))
-        values = nnx.max_pool(values, (3, 3), strides=(2, 2), padding=padding)
+        if not self.small_images:
+            # Flax pads with minus infinity; it takes numbers too, though its annotation says words.
+            padding: Any = ((1, 1), (1, 1))
+            values = nnx.max_pool(values, (3, 3), strides=(2, 2), padding=padding)
         values = checkpoint_name(values, "stem")
         stages = (self.layer1, self.layer2, self.layer3, self.layer4)
         values = through_stages(stages, values)
         values = checkpoint_name(values.mean(axis=(1, 2)), "pool")
-        return self.fc(values)
+        return self.fc(self.dropout(values, key))
+
+    @property
+    def draws(self) -> bool:
+        """Whether a call needs a key now: in training with dropout."""
+        return self.dropout.draws
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments that build this model again."""
+        own = {"base_filters": self.base_filters, "dropout": self.dropout.rate}
+        return super().options | own
 
     def torch_names(self, layer: tuple[str | int, ...]) -> tuple[str, ...]:
-        """What published files call a layer: torchvision's and timm's name, which is ours."""
-        return (".".join(map(str, layer)),)
+        """What published files call a layer: torchvision's and timm's name, which is ours.
+
+        Or, for small images, that of kuangliu/pytorch-cifar.
+        """
+        name = ".".join(map(str, layer))
+        if not self.small_images:
+            return (name,)
+        return name, name.replace("fc", "linear").replace("downsample", "shortcut")
 
 
 class _Bottleneck(nnx.Module):

@@ -20,7 +20,9 @@ METHODS = {
 
 @pytest.mark.slow  # up to 15 seconds each; the other architectures are of these families
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["resnet50", "vgg16_bn", "efficientnet_b0", "vit_b16", "small"])
+@pytest.mark.parametrize(
+    "name", ["resnet50", "vgg16_bn", "efficientnet_b0", "vit_b16", "small", "lipschitz"]
+)
 def test_traced(name, method):
     model = registry.blank(name, classes=5)
     size = (model.size or 32,) * 2
