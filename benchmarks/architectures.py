@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -32,6 +30,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.processes import alone
 from benchmarks.pytorch_networks import PACKAGES, network
 from experiments.common.provenance import provenance
 
@@ -181,15 +180,6 @@ def _median_seconds(function: Callable[[], Any], benchmark: Benchmark) -> float:
     return float(np.median(times[2:]))
 
 
-_ALONE = """
-import json, sys
-from benchmarks.architectures import Benchmark, time_jax, time_pytorch
-framework, architecture, options = json.loads(sys.argv[1])
-time = {"jax": time_jax, "pytorch": time_pytorch}[framework]
-print(json.dumps(time(architecture, Benchmark(**options))))
-"""
-
-
 def in_a_process(framework: str, architecture: str, benchmark: Benchmark) -> dict[str, float]:
     """The measurement of one framework, made in a new process.
 
@@ -205,29 +195,18 @@ def in_a_process(framework: str, architecture: str, benchmark: Benchmark) -> dic
       SystemExit: if the process fails, with what it said last.
     """
     options = {name: getattr(benchmark, name) for name in ("batch", "threads", "repeats")}
-    arguments = json.dumps([framework, architecture, options])
-    command = [sys.executable, "-c", _ALONE, arguments]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).resolve().parent.parent,
-        preexec_fn=_few_processors(benchmark.threads),
-    )
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:]
+    try:
+        return alone(times, framework, architecture, options, threads=benchmark.threads)
+    except SystemExit as failure:
         package = PACKAGES.get(architecture) if framework == "pytorch" else None
-        hint = f" (is {package} installed?)" if "ModuleNotFoundError" in str(last) else ""
-        raise SystemExit(f"{framework}, {architecture}: {' '.join(last)}{hint}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+        hint = f" (is {package} installed?)" if "ModuleNotFoundError" in str(failure) else ""
+        raise SystemExit(f"{failure}{hint}") from None
 
 
-def _few_processors(threads: int) -> Callable[[], None] | None:
-    if not threads or not hasattr(os, "sched_setaffinity"):
-        return None
-    # XLA takes as many threads as there are processors.
-    processors = sorted(os.sched_getaffinity(0))[:threads]
-    return lambda: os.sched_setaffinity(0, processors)
+def times(framework: str, architecture: str, options: dict[str, Any]) -> dict[str, float]:
+    """The measurement of one framework, in this process."""
+    time = {"jax": time_jax, "pytorch": time_pytorch}[framework]
+    return time(architecture, Benchmark(**options))
 
 
 def measure(architecture: str, benchmark: Benchmark) -> dict[str, Any]:

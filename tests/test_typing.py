@@ -73,8 +73,14 @@ def of_maps(model: Callable, images: ARRAY, targets: ARRAY, maps: ARRAY, curve: 
     assert_type(metrics.spearman(maps, maps), jax.Array)
     assert_type(normalize(maps), jax.Array)
     assert_type(is_constant(maps), jax.Array)
+    assert_type(metrics.dice(maps, maps), jax.Array)
+    agreeing, disagreeing = metrics.distances(maps, targets, targets, distance=metrics.dice)
+    metrics.distances([maps, maps], targets, targets)
+    assert_type(metrics.mege(agreeing), jax.Array)
+    assert_type(metrics.reco(agreeing, disagreeing), jax.Array)
     plots.saliency_grid(images, {"maps": maps})
     metrics.deletion_curve(model, images, targets, "maps.npy")  # refused
+    metrics.distances("maps.npy", targets, targets)  # refused
 
 
 def of_scores(logits: ARRAY, labels: ARRAY, scores: ARRAY) -> None:

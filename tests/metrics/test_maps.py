@@ -23,6 +23,10 @@ FUNCTIONS = {
     "structural_similarity": lambda m: metrics.structural_similarity(m, m[:, ::-1], window=3),
     "spearman": lambda m: metrics.spearman(m, m[:, ::-1]),
     "spearman of magnitudes": lambda m: metrics.spearman(m, m[:, ::-1], absolute=True),
+    "dice": lambda m: metrics.dice(m, m[:, ::-1], share=0.3),
+    "l1_distance": lambda m: metrics.l1_distance(m, m[:, ::-1]),
+    "l2_distance": lambda m: metrics.l2_distance(m, m[:, ::-1]),
+    "spearman distance": lambda m: metrics.DISTANCES["spearman_root"](m, m[:, ::-1]),
 }
 MAPS = np.random.default_rng(0).integers(0, 128, (3, 4, 5)).astype("f4")
 MAPS[2] = 7  # a constant one among them

@@ -1,16 +1,30 @@
 from __future__ import annotations
 
+import sys
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 from scipy.signal import convolve2d
+from scipy.spatial import distance as scipys
 from skimage.feature import hog
 from skimage.metrics import structural_similarity as reference
 
 from jc2i import normalize
-from jc2i.metrics import hog_similarity, pearson, spearman, structural_similarity
-from jc2i.metrics.similarity import _structural_similarity
+from jc2i.metrics import (
+    DISTANCES,
+    dice,
+    hog_similarity,
+    l1_distance,
+    l2_distance,
+    pearson,
+    spearman,
+    structural_similarity,
+    wasserstein,
+)
+from jc2i.metrics.similarity.structural import _structural_similarity
 
 
 def pairs(shape, count=6, seed=0):
@@ -295,3 +309,147 @@ def test_hog_similarity_refuses_bad_input(untyped, options, message):
     first, second = pairs((48, 48))
     with pytest.raises(ValueError, match=message):
         hog_similarity(first, second, **options)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_dice_is_that_of_the_most_important_pixels(share):
+    first, second = pairs((10, 13))
+    count = round(share * 130)
+
+    def important(values):
+        return values.ravel() > np.sort(values, axis=None)[-count - 1]
+
+    expected = [
+        1 - scipys.dice(important(a), important(b)) for a, b in zip(first, second, strict=True)
+    ]
+    np.testing.assert_allclose(dice(first, second, share=share), expected, rtol=1e-6)
+    assert expected[0] == 1 and min(expected) < 0.5
+
+
+def test_dice_worked_by_hand():
+    """Two of eight pixels: one in common. Tied values are important together or not at all."""
+    first = np.float32([[[8, 7, 0, 0], [1, 2, 3, 4]]])
+    second = np.float32([[[0, 9, 9, 1], [0, 0, 0, 0]]])
+    assert dice(first, second, share=0.25)[0] == pytest.approx(0.5)
+    # Three values share ranks 6 to 8, whose mean is 7: among the two highest, so that all are.
+    tied = np.float32([[[5, 5, 5, 1], [0, 2, 3, 4]]])
+    assert dice(first, tied, share=0.25)[0] == pytest.approx(4 / 5)
+    point = np.float32([[[0, 0, 0, 0], [0, 0, 0, 1]]])
+    assert dice(point, point[..., ::-1], share=0.25)[0] == 0 and dice(point, point)[0] == 1
+
+
+def test_l1_and_l2_distances_are_norms_a_pixel_of_normalised_maps():
+    first, second = pairs((9, 7))
+    second[1] = -1e6 * second[1] + 3e6
+    a, b = (np.asarray(normalize(maps), float) for maps in (first, second))
+    expected = np.linalg.norm((a - b).reshape(6, -1), 1, axis=1) / 63
+    np.testing.assert_allclose(l1_distance(first, second), expected, atol=1e-6)
+    expected = np.linalg.norm((a - b).reshape(6, -1), 2, axis=1) / 63**0.5
+    np.testing.assert_allclose(l2_distance(first, second), expected, atol=1e-6)
+    opposite = np.float32([[[0, 1], [1, 0]], [[5, 2], [2, 5]]])  # as far as maps can be
+    for distance in (l1_distance, l2_distance):
+        np.testing.assert_allclose(distance(opposite, opposite[::-1]), 1)
+
+
+@pytest.fixture(scope="module")
+def transport():
+    return pytest.importorskip("ot")
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (4, 16)])
+def test_wasserstein_equals_pots_of_the_whole_maps(transport, shape):
+    """POT is given all mass, also what both maps hold at a pixel, and the plane in pixels."""
+    first, second = pairs(shape)
+    second[3] = -second[3]
+    second[4, 2:], second[5] = 0, np.eye(*shape)
+    places = np.stack(np.indices(shape), axis=-1).reshape(-1, 2).astype(float)
+    lengths = transport.dist(places, places, "euclidean")
+
+    def mass(values):
+        values = values.ravel().astype(float)
+        values = values - values.min()
+        return values / values.sum()
+
+    expected = [
+        transport.emd2(mass(a), mass(b), lengths) / lengths.max()
+        for a, b in zip(first, second, strict=True)
+    ]
+    np.testing.assert_allclose(wasserstein(first, second), expected, atol=1e-6)
+    np.testing.assert_allclose(wasserstein(second, first * 1e-30), expected, atol=1e-6)
+    assert expected[0] == pytest.approx(0) and max(expected) > 0.05
+
+
+def test_wasserstein_of_points_is_how_far_they_are_apart(transport):
+    points = np.zeros((3, 4, 5), "f4")
+    points[0, 0, 0] = points[1, 3, 4] = points[2, 3, 0] = 1
+    got = wasserstein(points[[0, 0, 0]], points)
+    np.testing.assert_allclose(got, [0, 1, 3 / 5], rtol=1e-6)
+
+
+def test_wasserstein_of_constant_and_broken_maps(transport):
+    """A constant map's mass is everywhere: a point's is carried to all pixels alike."""
+    first, second = np.zeros((4, 3, 3), "f4"), np.full((4, 3, 3), 0.3, "f4")
+    first[0, 1, 1], first[1], first[2, 0, 0] = 7, 5, np.inf
+    got = np.asarray(wasserstein(first, second))
+    mean = (4 * 1 + 4 * 2**0.5) / 9 / 8**0.5
+    np.testing.assert_allclose(got, [mean, 0, np.nan, 0], rtol=1e-6)
+
+
+def test_wasserstein_says_what_it_needs(untyped, monkeypatch):
+    maps = np.random.default_rng(0).random((1, 3, 3)).astype("f4")
+    with pytest.raises(ValueError, match="first: got a traced array, takes arrays .* host"):
+        jax.jit(wasserstein)(maps, maps)
+    with pytest.raises(ValueError, match=r"first: got float32\[1, 1, 1\], takes .* two pixels"):
+        wasserstein(maps[:, :1, :1], maps[:, :1, :1])
+    with pytest.raises(ValueError, match=r"second: got float32\[1, 3, 2\]"):
+        wasserstein(maps, maps[..., :2])
+    monkeypatch.setitem(sys.modules, "ot", None)
+    monkeypatch.setitem(sys.modules, "ot.lp", None)
+    with pytest.raises(ImportError, match=r'POT .*: pip install "jc2i\[transport\]"'):
+        wasserstein(maps, maps)
+
+
+ONE_MINUS = {
+    "spearman": lambda a, b: 1 - abs(stats.spearmanr(a.ravel(), b.ravel())[0]),
+    "spearman_root": lambda a, b: (1 - abs(stats.spearmanr(a.ravel(), b.ravel())[0])) ** 0.5,
+    "dice": lambda a, b: 1 - dice(a[None], b[None])[0],
+    "ssim": lambda a, b: 1 - structural_similarity(normalize(a[None]), normalize(b[None]))[0],
+    "l1": lambda a, b: l1_distance(a[None], b[None])[0],
+    "l2": lambda a, b: l2_distance(a[None], b[None])[0],
+    "wasserstein": lambda a, b: wasserstein(a[None], b[None])[0],
+}
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_each_named_distance(name):
+    if name == "wasserstein":
+        pytest.importorskip("ot")
+    first, second = pairs((12, 11))
+    second[2] = -second[2]  # as far as it was to a distance that takes |rho|
+    first, second = 5 * first - 2, 1e-3 * second
+    expected = [ONE_MINUS[name](a, b) for a, b in zip(first, second, strict=True)]
+    got = DISTANCES[name](first, second)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    np.testing.assert_allclose(DISTANCES[name](second, first), got, atol=1e-5)
+    assert got[0] < 1e-6 < 0.01 < got[-1]
+    broken = first.copy()
+    broken[1, 0, 0] = np.nan
+    np.testing.assert_array_equal(np.isnan(DISTANCES[name](broken, second)), np.arange(6) == 1)
+
+
+def test_ranks_that_are_equal_are_at_no_distance_at_all():
+    """Of maps whose order is the same, and of opposite ones: rounding has no part in it."""
+    first = np.random.default_rng(0).normal(size=(50, 28, 28)).astype("f4")
+    for second in (np.exp(first), -first):
+        for name in ("spearman", "spearman_root"):
+            np.testing.assert_array_equal(DISTANCES[name](first, second), 0)
+
+
+@pytest.mark.parametrize("share", [0, 1, "some", np.nan])
+def test_dice_refuses_bad_input(untyped, share):
+    maps = np.zeros((1, 4, 4), "f4")
+    with pytest.raises(ValueError, match=r"share: got .*, takes a number in \(0, 1\)"):
+        dice(maps, maps, share=share)
+    for distance in (dice, l1_distance, l2_distance):
+        with pytest.raises(ValueError, match=r"second: got float32\[1, 4, 3\], takes .*\[1, 4, 4"):
+            distance(maps, maps[..., :3])

@@ -3,6 +3,7 @@
 curves     the score as single pixels are removed or inserted in the map's order, and its area
 regions    the score as whole patches are removed
 masked     the score of the image seen through its map
+subsets    the score without random pixels, beside the map's sum over them
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from jc2i.metrics.fidelity.masked import (
     masked_scores,
 )
 from jc2i.metrics.fidelity.regions import aopc
+from jc2i.metrics.fidelity.subsets import mu_fidelity
 
 __all__ = [
     "ADCC_PARTS",
@@ -39,6 +41,7 @@ __all__ = [
     "drop_increase_gain",
     "insertion_curve",
     "masked_scores",
+    "mu_fidelity",
     "random_deletion_curve",
     "removal_order",
 ]

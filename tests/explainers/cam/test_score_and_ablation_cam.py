@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,3 +102,34 @@ def test_ablations_cost_the_part_behind_the_layer(network):
         )
     )
     assert every < 1.5 * whole  # a loop's body counts once: with the front in it, it would be two
+
+
+@pytest.mark.parametrize("method", ["score_cam", "ablation_cam"])
+def test_memory_with_two_thousand_features_is_bounded_by_batch_size(method):
+    """Beside the activation itself: no mask, and no ablated copy, a feature."""
+    kernel = np.random.default_rng(1).standard_normal((1, 1, 3, 2048)).astype(np.float32)
+    images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+    activation = 2 * 16 * 16 * 2048 * 4  # bytes
+
+    def network(kernel, x):
+        pooled = jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 4, 4, 1), (1, 4, 4, 1), "VALID")
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        features = jax.nn.relu(
+            jax.lax.conv_general_dilated(
+                pooled, kernel, (1, 1), "VALID", dimension_numbers=dimensions
+            )
+        )
+        return jax.ad_checkpoint.checkpoint_name(features, "last").mean((1, 2))[:, :5]
+
+    def temporary(batch_size):
+        def explain(kernel, x):
+            model = functools.partial(network, kernel)
+            explainer = getattr(explainers, method)
+            return explainer(model, x, np.array([0, 1]), layer="last", batch_size=batch_size)
+
+        compiled = jax.jit(explain).lower(kernel, images).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    few, some = temporary(8), temporary(32)
+    assert few < some < 40 * activation  # all 2,048 at once would be thousands of activations
+    assert few < 12 * activation
