@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from experiments.stability import distances
 from experiments.stability.measurements import Measurements
 from experiments.stability.study import Setting
 from experiments.stability.tables import INTERVALS, STATISTICS, columns
-from jc2i import plots
+from jc2i import metrics, plots
 from jc2i.statistics import Interval
 
 KINDS = {"labels": "wrong labels to train on", "noise": "convolution weights with noise"}
@@ -134,7 +135,7 @@ def _described(values: np.ndarray) -> dict[str, Any]:
 def figure6(measured: Measurements) -> Result:
     """Figure 6: each distance between a point of interest and the same point further on."""
     curves = {
-        shape: distances.spatial_rows(distances.moving_point(shape=shape))
+        shape: distances.spatial_rows(distances.moving_point(shape=shape), _computable())
         for shape in ("disc", "gaussian")
     }
     text = (
@@ -154,8 +155,14 @@ def figure7(measured: Measurements) -> Result:
         "`spread` is the mean standard deviation over draws in parts of the range. Curves are in "
         "parts of their highest value."
     )
-    curves = {"disc": distances.noise_rows()}
+    curves = {"disc": distances.noise_rows(names=_computable())}
     return _sanity("figure7", "Figure 7: distances of noisy maps", "noise", curves, text)
+
+
+def _computable() -> tuple[str, ...]:
+    """The distances by name; without POT, which solves transport, those that need none."""
+    there = importlib.util.find_spec("ot") is not None
+    return tuple(name for name, one in metrics.DISTANCES.items() if there or one.compiled)
 
 
 def _sanity(
