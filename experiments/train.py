@@ -171,8 +171,8 @@ def train(training: Training) -> dict[str, Any]:
         channels=start.channels if start else None,
         data_dir=training.data_dir,
     )
-    train_images, held_out = _decoded(load(training.train_split)), load(training.held_out_split)
-    model = fit(_new_model(training, start, train_images), train_images, training, checkpoint)
+    train_images, held_out = decoded(load(training.train_split)), load(training.held_out_split)
+    model = fit(new_model(training, start, train_images), train_images, training, checkpoint)
     performed = functools.partial(performance, temperature=training.loss_temperature)
     record = {
         # Without the paths of the machine that it ran on.
@@ -468,15 +468,26 @@ def _arguments(training: Training) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(training), default=str))
 
 
-def _decoded(dataset: data.Dataset) -> data.Dataset:
+def decoded(dataset: data.Dataset) -> data.Dataset:
+    """The data set with its images as an array, where memory is no matter."""
     if np.prod(dataset.images.shape, dtype=np.int64) > _DECODED_AT_ONCE:
         return dataset
     return dataclasses.replace(dataset, images=np.asarray(dataset.images))
 
 
-def _new_model(
+def new_model(
     training: Training, start: models.Classifier | None, dataset: data.Dataset
 ) -> models.Classifier:
+    """The model that a training starts from.
+
+    Args:
+      training: what to train; its seed draws the weights.
+      start: a model whose last layer is replaced, or None for a new one.
+      dataset: images whose mean and deviation a new model normalises by, and their classes.
+
+    Returns:
+      A model in evaluation mode.
+    """
     key = jax.random.key(training.seed)
     if start is not None:
         return models.with_new_head(start, classes=len(dataset.classes), key=key)

@@ -12,7 +12,7 @@ import tyro
 
 from experiments.common.provenance import provenance
 from experiments.common.report import Section, write_figure, write_json, write_report
-from experiments.common.subject import Options
+from experiments.common.subject import RunOptions
 from experiments.common.tables import write_csv
 from jc2i.caching import keep_compiled_programs
 from jc2i.statistics import Interval
@@ -55,6 +55,7 @@ class Script:
         to say of this study and is left out of the report.
       claims: the paper's claims as rows with a verdict each.
       summary: what a reader wants to know first, from the measurements and all results.
+      about_claims: what a claim's number, interval and verdict are.
     """
 
     title: str
@@ -63,8 +64,9 @@ class Script:
     results: Mapping[str, Callable[[Any], Result | None]]
     claims: Callable[[Any], Sequence[Mapping[str, Any]]]
     summary: Callable[[Any, Mapping[str, Result]], str]
+    about_claims: str = CLAIMS
 
-    def run(self, command: str, study: Options) -> Path:
+    def run(self, command: str, study: RunOptions) -> Path:
         """Computes one table or figure, or all of them, and writes the files.
 
         Args:
@@ -103,7 +105,7 @@ class Script:
             f"{self.title}: {study.title}",
             self.summary(measured, results),
             [
-                Section("The paper's claims here", CLAIMS, tables={"claims": claims}),
+                Section("The paper's claims here", self.about_claims, tables={"claims": claims}),
                 *(_section(name, result) for name, result in results.items()),
             ],
             provenance(),

@@ -22,20 +22,11 @@ SMALL_BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """Options of every run."""
+class RunOptions:
+    """Options of every run, whatever its models are."""
 
     data: str = "digits"
     """Data set: a name, or the path of a folder, archive or npz file (`jc2i.data.load`)."""
-    model: str = "small"
-    """Architecture of the weights, name of published ones (`jc2i.models.pretrained_names()`), or
-    the folder of a model saved by `experiments/train.py`."""
-    weights: Path | None = None
-    """PyTorch or safetensors file with the architecture's weights."""
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    """Channel means that the weights of a file were trained with."""
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    """Channel standard deviations that the weights of a file were trained with."""
     size: int | None = None
     """Height and width that images are resized to; None: what published weights want, else as
     they are."""
@@ -69,14 +60,44 @@ class Options:
                 checks.positive(**{name: getattr(self, name)})
 
     @property
+    def kept(self) -> Path:
+        """Where finished batches are."""
+        return self.cache or self.out / "cache"
+
+    @property
     def title(self) -> str:
         """The name of the run's folder."""
-        return self.name or f"{Path(self.model).name}-{Path(self.data).parent.name or self.data}"
+        return self.name or self.data_title
+
+    @property
+    def data_title(self) -> str:
+        """What to call the data."""
+        return Path(self.data).parent.name or self.data
 
     @property
     def folder(self) -> Path:
         """Where the run's tables and figures go."""
         return self.out / self.title
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(RunOptions):
+    """Options of a run of one trained model."""
+
+    model: str = "small"
+    """Architecture of the weights, name of published ones (`jc2i.models.pretrained_names()`), or
+    the folder of a model saved by `experiments/train.py`."""
+    weights: Path | None = None
+    """PyTorch or safetensors file with the architecture's weights."""
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Channel means that the weights of a file were trained with."""
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    """Channel standard deviations that the weights of a file were trained with."""
+
+    @property
+    def title(self) -> str:
+        """The name of the run's folder."""
+        return self.name or f"{Path(self.model).name}-{self.data_title}"
 
 
 class Subject:
@@ -90,13 +111,13 @@ class Subject:
     def __init__(self, options: Options, *, normalize: bool = True):
         self.options = options
         self.normalize = normalize
-        self.store = Store(options.cache or options.out / "cache", options.progress)
+        self.store = Store(options.kept, options.progress)
 
     @cached_property
     def calibration_data(self) -> Any:
         """Images and labels that calibrators are fitted on."""
         dataset = jc2i.data.load(self.options.data, "calibration", **self.preparation)
-        return _first(dataset, self.options.calibration_images, "calibration_images")
+        return first(dataset, self.options.calibration_images, "calibration_images")
 
     @cached_property
     def evaluation_data(self) -> Any:
@@ -146,7 +167,7 @@ class Subject:
     @cached_property
     def images(self) -> np.ndarray:
         """The images explained, float32 in [0, 1]."""
-        chosen = _first(self.evaluation_data, self.options.images, "images")
+        chosen = first(self.evaluation_data, self.options.images, "images")
         return jc2i.data.as_float(chosen[np.arange(len(chosen))][0])
 
     @cached_property
@@ -163,7 +184,7 @@ class Subject:
         small = max(dataset.images.shape[1:3]) <= SMALL
         return self.store.map(
             f"logits-{split}",
-            parallel.on_each_device(_call),
+            parallel.on_each_device(forward),
             models.Floats(dataset),
             SMALL_BATCH if small else self.options.batch_size,
             model=self.model,
@@ -175,11 +196,13 @@ class Subject:
         return fit(self.calibration_logits, self.calibration_data.labels)
 
 
-def _call(model: Any, images: Any) -> Any:
+def forward(model: Any, images: Any) -> Any:
+    """A model's scores, as a function of a module that a store can tell."""
     return prepared(model)(images)
 
 
-def _first(dataset: Any, count: int | None, option: str) -> Any:
+def first(dataset: Any, count: int | None, option: str) -> Any:
+    """The first images of a data set; all for None, and no more than there are."""
     if count is None:
         return dataset
     checks.require(count <= len(dataset), option, count, f"at most the {len(dataset)} there are")
