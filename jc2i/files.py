@@ -45,11 +45,12 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
+def opened(path: str | os.PathLike[str], argument: str) -> Iterator[BufferedReader]:
     """A regular file, open for reading.
 
     Args:
       path: the file, or a link to it.
+      argument: which argument named it.
 
     Yields:
       The file.
@@ -58,9 +59,9 @@ def opened(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
       ValueError: it is a folder, a device, a pipe or a socket, none of which is opened.
       OSError: there is none, or it cannot be opened.
     """
-    require_regular(path, os.stat(path).st_mode)
+    require_regular(path, os.stat(path).st_mode, argument)
     with open(path, "rb", opener=_unhurried) as file:
-        require_regular(path, os.fstat(file.fileno()).st_mode)  # it may have been replaced
+        require_regular(path, os.fstat(file.fileno()).st_mode, argument)  # perhaps another by now
         yield file
 
 
@@ -78,17 +79,33 @@ _KINDS = {
 }
 
 
-def require_regular(path: str | os.PathLike[str], mode: int) -> None:
+def require_regular(path: str | os.PathLike[str], mode: int, argument: str) -> None:
     """Refuses what is no regular file, by the mode that `os.stat` gives."""
     if not stat.S_ISREG(mode):
-        raise invalid(os.fspath(path), _KINDS.get(stat.S_IFMT(mode), "no file"), "a file")
+        kind = _KINDS.get(stat.S_IFMT(mode), "no file")
+        raise invalid(argument, f"{os.fspath(path)}, {kind}", "a file")
 
 
-def read(path: str | os.PathLike[str], most: int, option: str) -> bytes:
+class TooLarge(Exception):
+    """A file asks for more than a reader takes: what it asks for, and what is taken."""
+
+    def __init__(self, got: str, takes: str) -> None:
+        super().__init__(f"{got}, more than {takes}")
+        self.got, self.takes = got, takes
+
+
+def require_size(size: int, most: int, option: str, what: str = "bytes") -> None:
+    """Raises `TooLarge` for more than `most`, naming the option that raises it, if there is one."""
+    if size > most:
+        raise TooLarge(f"{size} {what}", f"at most {most}" + (f" ({option}=)" if option else ""))
+
+
+def read(path: str | os.PathLike[str], argument: str, most: int, option: str) -> bytes:
     """The content of a regular file.
 
     Args:
       path: the file.
+      argument: which argument named it.
       most: the most bytes that are read.
       option: the caller's argument that raises it, for the refusal.
 
@@ -99,19 +116,13 @@ def read(path: str | os.PathLike[str], most: int, option: str) -> bytes:
       ValueError: it is larger, or no regular file.
       OSError: it cannot be read.
     """
-    with opened(path) as file:
+    with opened(path, argument) as file, refusing(argument, os.fspath(path)):
         size = os.fstat(file.fileno()).st_size
         content = file.read(min(size, most) + 1)
         if size < len(content) <= most:  # it grows, or is one that the system makes up
             content += file.read(most + 1 - len(content))
-    require_size(os.fspath(path), max(size, len(content)), most, option)
+        require_size(max(size, len(content)), most, option)
     return content
-
-
-def require_size(name: str, size: int, most: int, option: str, what: str = "bytes") -> None:
-    """Refuses more bytes than a reader takes, naming the file and the option that raises it."""
-    if size > most:
-        raise invalid(name, f"{size} {what}", f"at most {most} ({option}=)")
 
 
 def room(file: BufferedReader, most: int) -> int:
@@ -126,20 +137,26 @@ def one_line(text: object, longest: int = 200) -> str:
 
 
 @contextlib.contextmanager
-def refusing(argument: str, got: str, takes: str) -> Iterator[None]:
-    """Any error within, other than a refusal, as the refusal of what a file holds.
+def refusing(
+    argument: str, file: str, damaged: str = "a damaged file", takes: str = "a whole file"
+) -> Iterator[None]:
+    """Any error within, other than one of the system, as the refusal of a file by its name.
 
     What parsers raise on damaged files has no common type.
 
     Args:
       argument: which argument named the file.
-      got: the file; the error's reason is put behind it.
+      file: what to call it; nothing where the argument says it.
+      damaged: what is said of a file that cannot be read; the reason is put behind it.
       takes: what is taken.
     """
+    named = f"{file}, " if file else ""
     try:
         yield
     except Refusal:
         raise
+    except TooLarge as error:
+        raise invalid(argument, f"{named}{error.got}", error.takes) from error
     except Exception as error:
         why = one_line(error) or type(error).__name__
-        raise invalid(argument, f"{got} ({why})", takes) from error
+        raise invalid(argument, f"{named}{damaged} ({why})", takes) from error

@@ -33,23 +33,21 @@ class Zip:
 
     Args:
       file: the zip, open for reading.
-      name: what to call it in a message.
       most: the bytes that what is read may take, unless the file itself is large
         (`files.room`).
       option: the caller's argument that raises it.
 
     Raises:
-      ValueError: the members are too many, or two have one name.
+      files.TooLarge: the members are too many, or unpack to too much.
       zipfile.BadZipFile: it is damaged, or no zip. What the library raises on damaged ones has no
         common type: a caller expects any exception.
     """
 
-    def __init__(self, file: BufferedReader, name: str, most: int, option: str) -> None:
-        self._name, self._option = name, option
+    def __init__(self, file: BufferedReader, most: int, option: str) -> None:
+        self._option = option
         self._most = self._left = files.room(file, most)
-        files.require_size(
-            name, _MEMBER * _directory(file), most, option, "bytes for the list of its members"
-        )
+        listed = _MEMBER * _directory(file)
+        files.require_size(listed, self._most, option, "bytes for the list of its members")
         self._archive = zipfile.ZipFile(file)
         members = self._archive.infolist()
         self.sizes = {member.filename: member.file_size for member in members}
@@ -66,7 +64,7 @@ class Zip:
         size = self.sizes[member]
         self._left -= size
         unpacked = self._most - self._left
-        files.require_size(self._name, unpacked, self._most, self._option, "bytes unpacked")
+        files.require_size(unpacked, self._most, self._option, "bytes unpacked")
         return self._archive.open(member)
 
     def read(self, member: str) -> bytes:
@@ -98,18 +96,17 @@ class Arrays:
 
     Args:
       file: the file, open for reading.
-      name: what to call it in a message.
       most: the bytes that what is read may take (see `Zip`).
       option: the caller's argument that raises it.
 
     Raises:
-      ValueError: see `Zip`; a member is no array, or holds objects; its header says another size
-        than it has.
+      files.TooLarge: see `Zip`.
+      ValueError: a member is no plain array, or its header says another size than it has.
       zipfile.BadZipFile: see `Zip`.
     """
 
-    def __init__(self, file: BufferedReader, name: str, most: int, option: str) -> None:
-        self._zip = Zip(file, name, most, option)
+    def __init__(self, file: BufferedReader, most: int, option: str) -> None:
+        self._zip = Zip(file, most, option)
         if not all(member.endswith(".npy") for member in self._zip.sizes):
             raise zipfile.BadZipFile("a member that is no array")
 

@@ -152,10 +152,10 @@ def _decoded(path: str, entry: str, array: np.ndarray) -> tuple[str, Any]:
 
 
 def _entries(path: str | os.PathLike[str], max_bytes: int) -> dict[str, np.ndarray]:
-    takes = "a file that jc2i.calibrators.save wrote"
+    name, takes = os.fspath(path), "a file that jc2i.calibrators.save wrote"
     with (
-        files.opened(path) as file,
-        files.refusing(os.fspath(path), "another or a damaged file", takes),
+        files.opened(path, name) as file,
+        files.refusing(name, "", "another or a damaged file", takes),
     ):
-        arrays = Arrays(file, os.fspath(path), max_bytes, "max_bytes")
+        arrays = Arrays(file, max_bytes, "max_bytes")
         return {entry: arrays[entry] for entry in arrays}

@@ -41,10 +41,10 @@ def load_npz(path: Path, split: str, *, resizing: Resizing, max_bytes: int = fil
         are none of these; there is no such split.
     """
     with (
-        files.opened(path) as opened,
-        files.refusing("name_or_path", f"{path}, not a whole file", "a NumPy .npz file"),
+        files.opened(path, "name_or_path") as opened,
+        files.refusing("name_or_path", str(path), "not a whole file", "a NumPy .npz file"),
     ):
-        return _read(Arrays(opened, str(path), max_bytes, "max_bytes"), path, split, resizing)
+        return _read(Arrays(opened, max_bytes, "max_bytes"), path, split, resizing)
 
 
 def _read(file: Arrays, path: Path, split: str, resizing: Resizing) -> Dataset:
