@@ -23,9 +23,6 @@ MOST = 2**28
 EXPANSION = 4
 """What a large file may unpack to, in sizes of its own."""
 
-TEXT = 2**24
-"""Bytes of a text that is taken apart, which takes some ten times as much memory: 16 MiB."""
-
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file, replacing one that is there, so that at any moment it is whole or not there.
@@ -116,7 +113,8 @@ def read(path: str | os.PathLike[str], argument: str, most: int, option: str) ->
       ValueError: it is larger, or no regular file.
       OSError: it cannot be read.
     """
-    with opened(path, argument) as file, refusing(argument, os.fspath(path)):
+    name = os.fspath(path)
+    with opened(path, argument) as file, refusing(argument, "" if name == argument else name):
         size = os.fstat(file.fileno()).st_size
         content = file.read(min(size, most) + 1)
         if size < len(content) <= most:  # it grows, or is one that the system makes up
