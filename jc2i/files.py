@@ -138,7 +138,7 @@ def one_line(text: object, longest: int = 200) -> str:
 def refusing(
     argument: str, file: str, damaged: str = "a damaged file", takes: str = "a whole file"
 ) -> Iterator[None]:
-    """Any error within, other than one of the system, as the refusal of a file by its name.
+    """Any error within as the refusal of a file by its name.
 
     What parsers raise on damaged files has no common type.
 
@@ -151,8 +151,10 @@ def refusing(
     named = f"{file}, " if file else ""
     try:
         yield
-    except Refusal:
-        raise
+    except Refusal as error:
+        if file in str(error):
+            raise
+        raise Refusal(f"{file}: {error}") from None
     except TooLarge as error:
         raise invalid(argument, f"{named}{error.got}", error.takes) from error
     except Exception as error:

@@ -22,7 +22,7 @@ _MEMBER = 16
 """Bytes that a member takes in memory, for each of its entry in a zip's directory, about."""
 
 _PIECE = 2**20
-_END, _END_SIZE, _LONGEST_COMMENT = b"PK\x05\x06", 22, 2**16
+_END, _LOCATOR, _END_SIZE, _LONGEST_COMMENT = b"PK\x05\x06", b"PK\x06\x07", 22, 2**16
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _PLAIN = "biufcSU"
 """The kinds of NumPy's types that are numbers or text."""
@@ -46,12 +46,15 @@ class Zip:
     def __init__(self, file: BufferedReader, most: int, option: str) -> None:
         self._option = option
         self._most = self._left = files.room(file, most)
-        listed = _MEMBER * _directory(file)
+        count, length = _directory(file)
+        listed = _MEMBER * length
         files.require_size(listed, self._most, option, "bytes for the list of its members")
         self._archive = zipfile.ZipFile(file)
         members = self._archive.infolist()
         self.sizes = {member.filename: member.file_size for member in members}
-        if len(self.sizes) != len(members):
+        if len(members) != count:
+            raise zipfile.BadZipFile(f"{len(members)} members of {count}")
+        if len(self.sizes) != count:
             raise zipfile.BadZipFile("two members of one name")
         for member in members:
             if member.compress_type not in _METHODS or member.flag_bits & 1:
@@ -74,21 +77,20 @@ class Zip:
             return stream.read(self.sizes[member])
 
 
-def _directory(file: BufferedReader) -> int:
-    """The size of the list of members, which the library reads as a whole."""
+def _directory(file: BufferedReader) -> tuple[int, int]:
+    """The number of members, and the bytes of their list, which the library reads as a whole."""
     size = os.fstat(file.fileno()).st_size
-    start = max(0, size - _END_SIZE - _LONGEST_COMMENT)
-    file.seek(start)
+    file.seek(max(0, size - _END_SIZE - _LONGEST_COMMENT))
     end = file.read(_END_SIZE + _LONGEST_COMMENT)
     file.seek(0)
     place = end.rfind(_END)
     if place < 0 or len(end) < place + _END_SIZE:
         raise zipfile.BadZipFile("no zip, or its end is missing")
-    stated = struct.unpack_from("<I", end, place + 12)[0]
-    if stated < 2**32 - 1:
-        return stated
+    count, length = struct.unpack_from("<HI", end, place + 10)
     # Zip64: a record and its locator, of 56 and 20 bytes, stand in front.
-    return struct.unpack_from("<Q", end, place - 36)[0] if place >= 76 else size
+    if (count == 2**16 - 1 or length == 2**32 - 1) and end[place - 20 : place - 16] == _LOCATOR:
+        count, length = struct.unpack_from("<QQ", end, place - 44)
+    return count, length
 
 
 class Arrays:

@@ -44,7 +44,7 @@ def most_text(max_bytes: int) -> int:
     return max_bytes // _PARSED
 
 
-def read_annotations(texts: Mapping[PurePosixPath, bytes]) -> Annotations:
+def read_annotations(texts: Mapping[PurePosixPath, bytes], where: str) -> Annotations:
     """Reads the annotations of a tree.
 
     - `boxes.csv`: one box a line under the header `path,width,height,x0,y0,x1,y1` (others are
@@ -55,6 +55,7 @@ def read_annotations(texts: Mapping[PurePosixPath, bytes]) -> Annotations:
 
     Args:
       texts: the contents of the files of a tree for which `is_annotation` holds.
+      where: the tree, for messages, with what stands between it and the path of a file.
 
     Returns:
       What they say.
@@ -64,7 +65,9 @@ def read_annotations(texts: Mapping[PurePosixPath, bytes]) -> Annotations:
     """
     found = Annotations()
     for path, contents in texts.items():
-        with files.refusing(str(path), "", "a line that cannot be read", "the file as published"):
+        with files.refusing(
+            f"{where}{path}", "", "a line that cannot be read", "the file as published"
+        ):
             text = contents.decode()
             if path.name == _CUB[0]:
                 others = [path.with_name(name) for name in _CUB[1:]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from jc2i import files
@@ -68,8 +68,10 @@ def load_archive(
     ):
         kept = packed.is_compressed(file)
         with packed.unpacked(file, max_bytes) as archive:
-            sources, texts = _contents(archive, split, kept, decoding, max_bytes)
-    chosen = layout(sources, read_annotations(texts), split, str(path), classes)
+            members = packed.members(archive, files.room(file, max_bytes))
+            sources, texts = _contents(archive, members, split, kept, decoding, max_bytes)
+    annotations = read_annotations(texts, f"{path}:")
+    chosen = layout(sources, annotations, split, str(path), classes)
     images = encoded_images(
         [f"{path}:{name}" for name in chosen.paths],
         [sources[name] for name in chosen.paths],
@@ -83,13 +85,18 @@ def load_archive(
 
 
 def _contents(
-    archive: tarfile.TarFile, split: str, kept: bool, decoding: Decoding, max_bytes: int
+    archive: tarfile.TarFile,
+    members: Iterable[tarfile.TarInfo],
+    split: str,
+    kept: bool,
+    decoding: Decoding,
+    max_bytes: int,
 ) -> tuple[dict[PurePosixPath, _Source], dict[PurePosixPath, bytes]]:
     """The images and the texts of an archive."""
     sources: dict[PurePosixPath, _Source] = {}
     texts: dict[PurePosixPath, bytes] = {}
     length = 0
-    for member in packed.members(archive):
+    for member in members:
         name = PurePosixPath(member.name)
         if member.isdir() or not (is_annotation(name) or is_image(name)):
             continue

@@ -168,7 +168,7 @@ def load_folder(
         file = str(root / path)
         texts[path] = files.read(file, file, most_text(max_bytes) - length, "max_bytes")
         length += len(texts[path])
-    annotations = read_annotations(texts)
+    annotations = read_annotations(texts, f"{root}/")
     within_depth = (path for path in listed if len(_class_folder(path).parts) <= 2)
     chosen = layout(filter(is_image, within_depth), annotations, split, str(root), classes)
     paths = [root / path for path in chosen.paths]

@@ -24,6 +24,8 @@ _NOTES = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
 )
+_MEMBER = 2**11
+"""Bytes that a member counts for, which takes some memory and time even if it is empty."""
 _LONGEST_END = 2**24
 """Bytes of the zeros that fill up an archive's last record."""
 
@@ -90,24 +92,28 @@ def unpacked(file: BufferedReader, most: int) -> Iterator[tarfile.TarFile]:
             yield archive
 
 
-def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def members(archive: tarfile.TarFile, room: int) -> Iterator[tarfile.TarInfo]:
     """Each member in turn, then a look at what is behind the last.
 
     Args:
       archive: one of `unpacked`.
+      room: the bytes that it may unpack to, of which each member counts for two thousand, however
+        small it is.
 
     Yields:
       The members; each may be read until the next is asked for.
 
     Raises:
+      files.TooLarge: the members are too many.
       tarfile.ReadError: the archive is damaged. What the library raises on damaged ones has no
         common type: a caller expects any exception.
     """
-    place = -1
+    place, count = -1, 0
     while (member := archive.next()) is not None:
         if archive.offset <= place or member.size < 0:  # the same members again, for ever
             raise tarfile.ReadError("a member that ends before it begins")
-        place = archive.offset
+        place, count = archive.offset, count + 1
+        files.require_size(count, room // _MEMBER, "max_bytes", "members")
         yield member
         archive.members.clear()  # of each of which it keeps a kilobyte
     _require_nothing_more(archive)

@@ -65,6 +65,8 @@ def _structure(contents: bytes) -> Structure:
         return _jpeg(contents)
     if contents.startswith(b"GIF8"):
         _gif(contents)
+    elif _PPM.match(contents):
+        _ppm(contents)
     elif contents[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         _tiff(contents)
     return Structure()
@@ -120,6 +122,20 @@ def _gif(contents: bytes) -> None:
             place, parts = place + length + 1, parts + 1
             if parts > MOST_PARTS:
                 raise ValueError(f"more than {MOST_PARTS} blocks before its image")
+
+
+_PPM = re.compile(rb"P[1-7fFyY]")
+_COMMENT = re.compile(rb"#[^\r\n]*")
+_MOST_COMMENTS = 2**10
+_TOKENS = 3
+"""The format, the width and the height."""
+
+
+def _ppm(contents: bytes) -> None:
+    if len(_COMMENT.sub(b"", contents[:MOST_PARTS]).split()) <= _TOKENS < contents.count(b"#"):
+        raise ValueError(f"comments of more than {MOST_PARTS} bytes")
+    if contents[1:2] in b"123" and contents.count(b"#") > _MOST_COMMENTS:
+        raise ValueError(f"more than {_MOST_COMMENTS} comments")
 
 
 _TEXT = 2

@@ -60,11 +60,18 @@ def save(model: Classifier, path: str | os.PathLike[str], *, overwrite: bool = F
             "architecture": model.architecture,
             "options": model.options,
             "files": checksums(new / _WEIGHTS),
+            "checksum": _checksum(model.architecture, model.options),
         }
         (new / _DESCRIPTION).write_text(json.dumps(description, indent=2, default=_plain) + "\n")
         if path.exists():
             path.rename(Path(scratch) / "old")
         new.rename(path)
+
+
+def _checksum(architecture: str, options: Mapping[str, Any]) -> str:
+    """Of what is said of a model, where a mean that another digit stands in still makes one."""
+    said = json.dumps([architecture, options], sort_keys=True, default=_plain)
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:
@@ -95,6 +102,9 @@ def load_folder(path: Path, options: Mapping[str, Any], max_bytes: int = MAX_BYT
     with files.refusing("path", str(path), "damaged", _TAKES):
         stated = array_shapes(path / _WEIGHTS)
     require_same_shapes(str(path), shapes(model), stated, takes)
+    checksum = _checksum(description["architecture"], description["options"])
+    if description.get("checksum", checksum) != checksum:
+        raise invalid("path", f"{path} (its {_DESCRIPTION} is damaged, or was edited)", _TAKES)
     with files.refusing("path", str(path), "damaged", _TAKES):
         values = read_arrays(path / _WEIGHTS)
     require_same_shapes(str(path), shapes(model), values, takes)

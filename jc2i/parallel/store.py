@@ -95,7 +95,7 @@ class Store:
         takes = "a whole result (delete the file to compute it again)"
         with (
             files.opened(path, "resume") as file,
-            files.refusing("resume", "", f"the damaged {path}", takes),
+            files.refusing("resume", f"the damaged {path}", "not whole", takes),
         ):
             arrays = Arrays(file, files.MOST, "")
             about = json.loads(str(arrays["about"]))
