@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-import zipfile
-import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jc2i import calibrators, checks
-from jc2i.files import write_whole
+from jc2i import calibrators, checks, files
+from jc2i.zipped import Arrays, restored, storable
 
 NAME = "calibrator"
 """The entry of the file that holds the name of the class."""
+
+MAX_BYTES = 2**26
+"""What a calibrator may take in memory unless `max_bytes` says more: 64 MiB, of which a matrix for
+1,000 classes takes 4."""
 
 
 def save(calibrator: Any, path: str | os.PathLike[str]) -> None:
@@ -43,33 +46,40 @@ def save(calibrator: Any, path: str | os.PathLike[str]) -> None:
     entries = dict(_encoded(key, leaf) for key, leaf in leaves.items())
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **{NAME: np.asarray(name)}, **entries)
-    write_whole(Path(path), content.getvalue())
+    files.write_whole(Path(path), content.getvalue())
 
 
-def load(path: str | os.PathLike[str]) -> Any:
+def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Any:
     """Reads a calibrator that `save` wrote; nothing in the file is executed.
 
     Args:
       path: the file.
+      max_bytes: the most bytes that its arrays may take, unless the file is large itself (four
+        times its size).
 
     Returns:
       The calibrator.
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if it is no calibrator's file, is damaged, or holds a class unknown here.
+      ValueError: if it is no calibrator's file, is damaged or too large, or holds a class unknown
+        here.
     """
-    kinds = _classes()
-    entries = _entries(path)
-    name = str(entries.pop(NAME, "no class name"))
+    checks.count(max_bytes=max_bytes)
+    kinds, where = _classes(), os.fspath(path)
+    entries = _entries(path, max_bytes)
+    named = entries.pop(NAME, np.asarray("no class name"))
+    name = checks.describe(named) if named.ndim else str(named)
     if name not in kinds:
-        raise checks.invalid(str(path), name, f"a calibrator: one of {', '.join(kinds)}")
-    leaves = dict(_decoded(str(path), entry, array) for entry, array in entries.items())
+        takes = f"a calibrator: one of {', '.join(kinds)}"
+        raise checks.invalid(where, files.one_line(name), takes)
+    leaves = [_decoded(where, entry, array) for entry, array in entries.items()]
+    found = sorted(leaf for leaf, _ in leaves)
     expected = sorted(field.name for field in dataclasses.fields(kinds[name]))
-    if sorted(leaves) != expected:
-        raise checks.invalid(str(path), f"{name} of {sorted(leaves)}", f"its arrays {expected}")
-    _check(str(path), kinds[name], {key: np.asarray(leaf) for key, leaf in leaves.items()})
-    return kinds[name](**leaves)
+    if found != expected:
+        raise checks.invalid(where, f"{name} of {found}", f"its arrays {expected}")
+    _check(where, kinds[name], {leaf: np.asarray(value) for leaf, value in leaves})
+    return kinds[name](**dict(leaves))
 
 
 def _classes() -> dict[str, Any]:
@@ -82,23 +92,23 @@ def _check(argument: str, kind: Any, leaves: dict[str, np.ndarray]) -> None:
     for field in dataclasses.fields(kind):
         array = leaves[field.name]
         got = f"{field.name} = {checks.describe(array)}"
+        takes = "finite floating-point numbers"
         number = jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.kind in "iu"
-        if not number or not np.isfinite(array.astype(float)).all():
-            raise checks.invalid(argument, got, "finite floating-point numbers")
-        takes = field.metadata.get("values", "")
-        values = array.astype(float)
-        valid = {"above 0": (values > 0).all, "not falling": lambda v=values: _rising(v)}
-        if takes and not valid[takes]():
-            raise checks.invalid(argument, got, f"{field.name} {takes}")
+        checks.require(number, argument, got, takes)
+        with np.errstate(over="ignore"):  # as it is computed with, where 1e300 is infinite
+            values = array.astype(jax.dtypes.canonicalize_dtype(float), copy=False)
+        checks.require(np.isfinite(values).all(), argument, got, takes)
+        for rule in filter(None, field.metadata.get("values", "").split(" and ")):
+            checks.require(_RULES[rule](values), argument, got, f"{field.name} {rule}")
     shapes = [array.shape for array in leaves.values() if array.ndim]
     classes = shapes[0][-1] if shapes else 2
+    checks.require(classes > 1, argument, f"{kind.__name__} for {classes} classes", "2 or more")
     logits = jax.ShapeDtypeStruct((1, classes), np.float32)
     try:
         shape = jax.eval_shape(kind(**leaves), logits).shape
     except checks.Refusal as refusal:
-        raise checks.invalid(
-            argument, f"{kind.__name__} with {refusal}", "one calibrator"
-        ) from None
+        got = f"{kind.__name__} with {refusal}"
+        raise checks.invalid(argument, got, "one calibrator") from None
     except (TypeError, ValueError):
         shape = None
     if shape != logits.shape:
@@ -106,8 +116,13 @@ def _check(argument: str, kind: Any, leaves: dict[str, np.ndarray]) -> None:
         raise checks.invalid(argument, got, "leaves for one number of classes")
 
 
-def _rising(values: np.ndarray) -> bool:
-    return values.ndim == 0 or bool((np.diff(values, axis=0) >= 0).all())
+_ROUNDING = 1e-6
+_RULES: dict[str, Callable[[np.ndarray], np.bool_ | bool]] = {
+    "above 0": lambda values: (values > 0).all(),
+    "in [0, 1]": lambda values: ((values >= -_ROUNDING) & (values <= 1 + _ROUNDING)).all(),
+    "not falling": lambda values: values.ndim == 0 or (values[1:] >= values[:-1]).all(),
+}
+"""What the classes say that their values are, in the metadata of their fields."""
 
 
 # A file's entry is named by the leaf; where its type is none of NumPy's, by leaf.type.
@@ -117,9 +132,8 @@ def _encoded(name: str, leaf: Any) -> tuple[str, np.ndarray]:
     if type(leaf) in (int, float):
         return f"{name}.{type(leaf).__name__}", np.asarray(leaf)
     array = np.asarray(leaf)
-    if array.dtype.kind == "V":
-        return f"{name}.{array.dtype.name}", array.view(f"u{array.dtype.itemsize}")
-    return name, array
+    bits = storable(array)
+    return name if bits is array else f"{name}.{array.dtype.name}", bits
 
 
 def _decoded(path: str, entry: str, array: np.ndarray) -> tuple[str, Any]:
@@ -128,22 +142,20 @@ def _decoded(path: str, entry: str, array: np.ndarray) -> tuple[str, Any]:
         if kind in ("int", "float"):
             return name, {"int": int, "float": float}[kind](array.item())
         if kind:
-            array = array.view(jnp.dtype(kind))
+            array = restored(array, kind)
     except (TypeError, ValueError):
-        raise checks.invalid(path, f"{entry} = {checks.describe(array)}", f"a {kind}") from None
+        got = f"{entry!r} = {checks.describe(array)}"
+        raise checks.invalid(path, got, f"a {kind!r}") from None
     held = jax.dtypes.canonicalize_dtype(array.dtype) if array.dtype.kind in "fiuV" else None
     # Without 64-bit numbers in JAX, NumPy holds them.
     return name, jnp.asarray(array) if held == array.dtype else array
 
 
-def _entries(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    with open(path, "rb") as file:
-        try:
-            if not zipfile.is_zipfile(file):
-                raise zipfile.BadZipFile
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
-            takes = "a file that jc2i.calibrators.save wrote"
-            raise checks.invalid(str(path), "another or a damaged file", takes) from None
+def _entries(path: str | os.PathLike[str], max_bytes: int) -> dict[str, np.ndarray]:
+    name, takes = os.fspath(path), "a file that jc2i.calibrators.save wrote"
+    with (
+        files.opened(path, name) as file,
+        files.refusing(name, "", "another or a damaged file", takes),
+    ):
+        arrays = Arrays(file, max_bytes, "max_bytes")
+        return {entry: arrays[entry] for entry in arrays}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from jc2i import labelled
+from jc2i import checks, labelled
 from jc2i.calibrators import _classes
 from jc2i.checks import Array
 
@@ -31,8 +31,8 @@ class Histogram:
         the logarithm finite.
     """
 
-    edges: Any = dataclasses.field(metadata={"values": "not falling"})
-    values: Any
+    edges: Any = dataclasses.field(metadata={"values": "in [0, 1] and not falling"})
+    values: Any = dataclasses.field(metadata={"values": "in [0, 1]"})
     floor: Any = dataclasses.field(metadata={"values": "above 0"})
 
     def __call__(
@@ -41,10 +41,13 @@ class Histogram:
         """Returns the logarithm of the calibrated probabilities.
 
         Raises:
-          ValueError: if it was fitted for another number of classes.
+          ValueError: if it was fitted for another number of classes, or the number of its bins is
+            not one above that of their edges.
         """
 
         def calibrated(logits: jax.Array, edges: jax.Array, values: jax.Array, floor: jax.Array):
+            bins = len(edges) + 1
+            checks.require(len(values) == bins, "values", f"{len(values)} bins", f"{bins} (edges)")
             probabilities = jax.nn.softmax(logits)
             bins = jax.vmap(jnp.searchsorted, (-1, -1), -1)(edges, probabilities)
             chosen = jax.vmap(jnp.take, (-1, -1), -1)(values, bins)

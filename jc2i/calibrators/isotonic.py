@@ -26,13 +26,13 @@ class Isotonic:
 
     Attributes:
       thresholds: probabilities of the knots, an array[knots, classes], rising along the knots.
-      values: f_k at the knots, an array[knots, classes], not falling along the knots.
+      values: f_k at the knots, an array[knots, classes] in [0, 1], not falling along the knots.
       floor: the least probability before renormalisation, an array of rank 0 above 0; it keeps
         the logarithm finite.
     """
 
-    thresholds: Any = dataclasses.field(metadata={"values": "not falling"})
-    values: Any = dataclasses.field(metadata={"values": "not falling"})
+    thresholds: Any = dataclasses.field(metadata={"values": "in [0, 1] and not falling"})
+    values: Any = dataclasses.field(metadata={"values": "in [0, 1] and not falling"})
     floor: Any = dataclasses.field(metadata={"values": "above 0"})
 
     def __call__(

@@ -7,12 +7,16 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 
-from jc2i.checks import invalid
+from jc2i import files
 from jc2i.data.boxes import DrawnBoxes
 
 _CUB = ("images.txt", "train_test_split.txt", "bounding_boxes.txt")
 # Tiny ImageNet's images are all of one size.
 _TINY = (64.0, 64.0)
+
+
+_PARSED = 16
+"""How many times its size a text takes in memory once it is read, about."""
 
 
 @dataclasses.dataclass
@@ -35,7 +39,12 @@ def is_annotation(path: PurePosixPath) -> bool:
     return path.name in (*_CUB, *_READERS) or path.name == f"{path.parent.name}_boxes.txt"
 
 
-def read_annotations(files: Mapping[PurePosixPath, bytes]) -> Annotations:
+def most_text(max_bytes: int) -> int:
+    """The most bytes of a tree's texts, for the memory that they may take once they are read."""
+    return max_bytes // _PARSED
+
+
+def read_annotations(texts: Mapping[PurePosixPath, bytes], where: str) -> Annotations:
     """Reads the annotations of a tree.
 
     - `boxes.csv`: one box a line under the header `path,width,height,x0,y0,x1,y1` (others are
@@ -45,40 +54,40 @@ def read_annotations(files: Mapping[PurePosixPath, bytes]) -> Annotations:
     - CUB-200-2011's `images.txt`, `train_test_split.txt` and `bounding_boxes.txt`, where all are
 
     Args:
-      files: the contents of the files of a tree for which `is_annotation` holds.
+      texts: the contents of the files of a tree for which `is_annotation` holds.
+      where: the tree, for messages, with what stands between it and the path of a file.
 
     Returns:
       What they say.
 
     Raises:
-      ValueError: a file is not as published.
+      ValueError: a file is not as published, or a box has no size or is not finite.
     """
     found = Annotations()
-    for path, contents in files.items():
-        try:
+    for path, contents in texts.items():
+        with files.refusing(
+            f"{where}{path}", "", "a line that cannot be read", "the file as published"
+        ):
             text = contents.decode()
             if path.name == _CUB[0]:
                 others = [path.with_name(name) for name in _CUB[1:]]
-                if all(other in files for other in others):
-                    splits, boxes = (_table(files[other].decode()) for other in others)
+                if all(other in texts for other in others):
+                    splits, boxes = (_table(texts[other].decode()) for other in others)
                     _read_cub(path.parent / "images", _table(text), splits, boxes, found)
             elif path.name not in _CUB:
                 _READERS.get(path.name, _read_tiny_training)(path.parent, text, found)
-        except (KeyError, ValueError, TypeError) as error:
-            raise invalid(
-                str(path), f"a line that cannot be read ({error})", "the file as published"
-            ) from error
     return found
 
 
 def _read_csv(folder: PurePosixPath, text: str, found: Annotations) -> None:
+    edges: dict[str, list[list[float]]] = {}
+    sizes: dict[str, tuple[float, float]] = {}
     for row in csv.DictReader(text.splitlines()):
-        edges = [float(row[name]) for name in ("y0", "x0", "y1", "x1")]
-        size = (float(row["height"]), float(row["width"]))
-        others = found.boxes.get(folder / row["path"])
-        found.boxes[folder / row["path"]] = DrawnBoxes(
-            [*(others.edges if others else ()), edges], size
-        )
+        name = row["path"]
+        edges.setdefault(name, []).append([float(row[side]) for side in ("y0", "x0", "y1", "x1")])
+        sizes[name] = (float(row["height"]), float(row["width"]))
+    for name, drawn in edges.items():
+        found.boxes[folder / name] = DrawnBoxes(drawn, sizes[name])
 
 
 def _read_tiny_validation(folder: PurePosixPath, text: str, found: Annotations) -> None:

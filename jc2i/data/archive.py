@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import lzma
+import functools
 import tarfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, cast
 
-from jc2i.checks import invalid
-from jc2i.data.annotations import is_annotation, read_annotations
+from jc2i import files
+from jc2i.data import packed
+from jc2i.data.annotations import is_annotation, most_text, read_annotations
 from jc2i.data.boxes import placed
 from jc2i.data.dataset import Dataset
 from jc2i.data.encoded import encoded_images
@@ -19,7 +18,17 @@ from jc2i.data.image_files import UPRIGHT, Decoding
 from jc2i.data.pixels import Resizing
 from jc2i.data.splits import may_hold
 
-_DAMAGED = (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError)
+_Source = bytes | tuple[int, int] | None
+"""A compressed archive has no random access: an image's file is kept, of an uncompressed one only
+where it is; of one that is not asked for, the name alone, whose class counts."""
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is called an archive, is compressed as one may be, or begins as one."""
+    if ".tar" in path.suffixes:
+        return True
+    with files.opened(path, "name_or_path") as file:
+        return packed.is_compressed(file) or packed.begins_as_archive(file.read(tarfile.BLOCKSIZE))
 
 
 def load_archive(
@@ -30,11 +39,11 @@ def load_archive(
     decoding: Decoding = UPRIGHT,
     channels: int | None = None,
     classes: Sequence[str] | None = None,
+    max_bytes: int = files.MOST,
 ) -> Dataset:
     """An image folder in a tar archive, decoded when indexed.
 
-    A compressed archive has no random access, so one pass keeps the split's image files, still
-    encoded, in memory; of an uncompressed one only the positions are kept.
+    One pass keeps a compressed archive's image files of the split, still encoded, in memory.
 
     Args:
       path: the archive.
@@ -43,44 +52,30 @@ def load_archive(
       decoding: whether images are turned upright, and how large a file's may be.
       channels: 1 for grey, 3 (or None) for RGB.
       classes: names of the class folders in the order of the labels; sorted names if None.
+      max_bytes: the most bytes that a compressed archive may unpack to, unless it is large (see
+        `load`).
 
     Returns:
       The data set.
 
     Raises:
-      ValueError: the archive is damaged; or see `folder.layout`,
-        `read_annotations` and `encoded_images`.
+      ValueError: the archive is damaged, or unpacks to too much; an image in it is stored as a
+        link or with holes; or see `folder.layout`, `read_annotations` and `encoded_images`.
     """
-    seekable = _is_uncompressed(path)
-    sources: dict[PurePosixPath, bytes | tuple[int, int] | None] = {}
-    texts: dict[PurePosixPath, bytes] = {}
-    try:
-        with tarfile.open(path, tarinfo=_WholeHeader) as archive:
-            for member in archive:
-                name = PurePosixPath(member.name)
-                if not member.isfile():
-                    continue
-                if is_annotation(name):
-                    texts[name] = _contents(archive, member)
-                elif not is_image(name):
-                    continue
-                elif seekable:
-                    sources[name] = (member.offset_data, member.size)
-                # Where no folder says the split, a text file may.
-                elif (stored := stored_split(name)) is None or may_hold(stored, split):
-                    sources[name] = _contents(archive, member)
-                else:
-                    sources[name] = None  # named only: its class counts
-            _require_nothing_more(archive)
-    except _DAMAGED as error:
-        raise invalid(
-            "name_or_path", f"{path}, a damaged archive ({error})", "a whole tar archive"
-        ) from error
-    chosen = layout(sources, read_annotations(texts), split, str(path), classes)
+    with (
+        files.opened(path, "name_or_path") as file,
+        files.refusing("name_or_path", str(path), "a damaged archive", "a whole tar archive"),
+    ):
+        kept = packed.is_compressed(file)
+        with packed.unpacked(file, max_bytes) as archive:
+            members = packed.members(archive, files.room(file, max_bytes))
+            sources, texts = _contents(archive, members, split, kept, decoding, max_bytes)
+    annotations = read_annotations(texts, f"{path}:")
+    chosen = layout(sources, annotations, split, str(path), classes)
     images = encoded_images(
         [f"{path}:{name}" for name in chosen.paths],
         [sources[name] for name in chosen.paths],
-        (lambda where: _read_at(path, *where)) if seekable else bytes,
+        bytes if kept else functools.partial(_read_at, path, decoding),
         resizing=resizing,
         channels=channels,
         decoding=decoding,
@@ -89,41 +84,47 @@ def load_archive(
     return Dataset(images, chosen.labels, chosen.classes, path.name.split(".")[0], boxes)
 
 
-class _WholeHeader(tarfile.TarInfo):
-    """A member's header: where tarfile takes any damaged one for the end, this refuses it."""
+def _contents(
+    archive: tarfile.TarFile,
+    members: Iterable[tarfile.TarInfo],
+    split: str,
+    kept: bool,
+    decoding: Decoding,
+    max_bytes: int,
+) -> tuple[dict[PurePosixPath, _Source], dict[PurePosixPath, bytes]]:
+    """The images and the texts of an archive."""
+    sources: dict[PurePosixPath, _Source] = {}
+    texts: dict[PurePosixPath, bytes] = {}
+    length = 0
+    for member in members:
+        name = PurePosixPath(member.name)
+        if member.isdir() or not (is_annotation(name) or is_image(name)):
+            continue
+        if not member.isfile() or member.sparse is not None:
+            raise tarfile.ReadError(f"{member.name!r} is stored as a link, or with holes")
+        if is_annotation(name):
+            length += member.size
+            files.require_size(length, most_text(max_bytes), "max_bytes", "bytes of text files")
+            texts[name] = _content(archive, member)
+        elif not kept:
+            sources[name] = (member.offset_data, member.size)
+        # Where no folder says the split, a text file may.
+        elif (stored := stored_split(name)) is None or may_hold(stored, split):
+            files.require_size(member.size, decoding.max_bytes, "max_pixels", f"bytes of {name}")
+            sources[name] = _content(archive, member)
+        else:
+            sources[name] = None
+    return sources, texts
 
-    @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
-        try:
-            return super().frombuf(buf, encoding, errors)
-        except tarfile.HeaderError as error:
-            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
-                raise  # the end: a block of zeros
-            reason = f"a member's header, {error}" if buf else "no end-of-archive mark"
-            raise tarfile.ReadError(reason) from error
 
-
-def _require_nothing_more(archive: tarfile.TarFile) -> None:
-    """Reads the file that an archive is in to its end: zeros, and checksums of the compression."""
-    while rest := cast(IO[bytes], archive.fileobj).read(2**20):
-        if any(rest):
-            raise tarfile.ReadError("more behind its end")
-
-
-def _contents(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     file = archive.extractfile(member)
-    return file.read() if file else b""
+    return file.read(member.size) if file else b""
 
 
-def _is_uncompressed(path: Path) -> bool:
-    try:
-        with tarfile.open(path, "r:"):
-            return True
-    except tarfile.TarError:
-        return False
-
-
-def _read_at(path: Path, offset: int, length: int) -> bytes:
-    with path.open("rb") as file:
+def _read_at(path: Path, decoding: Decoding, where: tuple[int, int]) -> bytes:
+    offset, length = where
+    with files.opened(path, "name_or_path") as file, files.refusing("name_or_path", str(path)):
+        files.require_size(length, decoding.max_bytes, "max_pixels", "bytes of an image in it")
         file.seek(offset)
         return file.read(length)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,10 +20,22 @@ class DrawnBoxes:
     Attributes:
       edges: rows of (top, left, bottom, right) in the image as it is stored, whichever way up.
       size: the height and width of the stored image in the units of `edges`; None for its pixels.
+
+    Raises:
+      ValueError: a number is NaN or infinite, a size is not above 0, or a box ends before it
+        begins.
     """
 
     edges: Sequence[Sequence[float]]
     size: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        for top, left, bottom, right in self.edges:
+            # Written so that a NaN is refused too.
+            if not -math.inf < top <= bottom < math.inf or not -math.inf < left <= right < math.inf:
+                raise ValueError(f"a box ({top}, {left}, {bottom}, {right})")
+        if self.size is not None and not all(0 < side < math.inf for side in self.size):
+            raise ValueError(f"an image of {self.size[0]} by {self.size[1]}")
 
 
 NO_BOXES = DrawnBoxes(())

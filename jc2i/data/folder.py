@@ -13,8 +13,9 @@ from pathlib import Path, PurePath, PurePosixPath
 import numpy as np
 from jaxtyping import Int32
 
+from jc2i import files
 from jc2i.checks import invalid
-from jc2i.data.annotations import Annotations, is_annotation, read_annotations
+from jc2i.data.annotations import Annotations, is_annotation, most_text, read_annotations
 from jc2i.data.boxes import NO_BOXES, DrawnBoxes, placed
 from jc2i.data.dataset import Dataset
 from jc2i.data.encoded import encoded_images
@@ -138,6 +139,7 @@ def load_folder(
     decoding: Decoding = UPRIGHT,
     channels: int | None = None,
     classes: Sequence[str] | None = None,
+    max_bytes: int = files.MOST,
 ) -> Dataset:
     """A folder of images, listed now and decoded when indexed.
 
@@ -148,6 +150,7 @@ def load_folder(
       decoding: whether images are turned upright, and how large a file's may be.
       channels: 1 for grey, 3 (or None) for RGB.
       classes: names of the class folders in the order of the labels; sorted names if None.
+      max_bytes: the most bytes that its text files may take, once they are read (see `load`).
 
     Returns:
       The data set.
@@ -160,16 +163,19 @@ def load_folder(
         for pattern in ("*", "*/*", "*/*/*", "*/*/images/*")
         for path in root.glob(pattern)
     ]
-    annotations = read_annotations(
-        {path: (root / path).read_bytes() for path in listed if is_annotation(path)}
-    )
+    texts, length = {}, 0
+    for path in filter(is_annotation, listed):
+        file = str(root / path)
+        texts[path] = files.read(file, file, most_text(max_bytes) - length, "max_bytes")
+        length += len(texts[path])
+    annotations = read_annotations(texts, f"{root}/")
     within_depth = (path for path in listed if len(_class_folder(path).parts) <= 2)
     chosen = layout(filter(is_image, within_depth), annotations, split, str(root), classes)
-    files = [root / path for path in chosen.paths]
+    paths = [root / path for path in chosen.paths]
     images = encoded_images(
-        [str(file) for file in files],
-        files,
-        Path.read_bytes,
+        [str(path) for path in paths],
+        paths,
+        decoding.read,
         resizing=resizing,
         channels=channels,
         decoding=decoding,

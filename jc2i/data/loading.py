@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jc2i.checks import invalid, one_of
+from jc2i import files
+from jc2i.checks import count, invalid, one_of
 from jc2i.data import tfds
-from jc2i.data.archive import load_archive
+from jc2i.data.archive import is_archive, load_archive
 from jc2i.data.dataset import Dataset
 from jc2i.data.digits import load_digits
 from jc2i.data.folder import load_folder
@@ -34,6 +34,7 @@ def load(
     classes: Sequence[str] | None = None,
     upright: bool = True,
     max_pixels: int = MAX_PIXELS,
+    max_bytes: int = files.MOST,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> Dataset:
     """A data set's split, by name or path.
@@ -65,7 +66,10 @@ def load(
       upright: whether images in files are turned as their camera noted (EXIF), as `read_image` does
         too, and boxes with them. False for as they are stored, which is how torchvision's
         `ImageFolder` and TensorFlow (TFDS) give them, and a published figure may mean them.
-      max_pixels: the most pixels of an image file that is opened.
+      max_pixels: the most pixels of an image file that are decoded; a larger JPEG is decoded at
+        half or a quarter of its sides where that leaves `size` (see `read_image`).
+      max_bytes: the most bytes that an .npz, a compressed archive or a tree's text files may take
+        in memory. The first two may take four times the bytes of their file, if that is more.
       data_dir: where TFDS keeps prepared data sets; None for `$TFDS_DATA_DIR`, or else
         `~/tensorflow_datasets`.
 
@@ -79,8 +83,10 @@ def load(
       ImportError: the source needs a package that is not installed.
     """
     one_of("split", split, SPLITS)
+    count(max_bytes=max_bytes)
     resizing, decoding = Resizing(size, crop_fraction, interpolation), Decoding(upright, max_pixels)
     stored: dict[str, Any] = {"resizing": resizing, "decoding": decoding, "channels": channels}
+    limited = stored | {"max_bytes": max_bytes, "classes": classes}
     path, name = Path(name_or_path), str(name_or_path)
     prepared = tfds.data_directory(data_dir)
     if name == "digits":
@@ -88,18 +94,20 @@ def load(
         dataset = _in_channels(load_digits(split, resizing=resizing), channels)
     elif path.is_file() and path.suffix == ".npz":
         _takes_none("a .npz file", classes=classes)
-        dataset = _in_channels(load_npz(path, split, resizing=resizing), channels)
-    elif path.is_file() and (".tar" in path.suffixes or tarfile.is_tarfile(path)):
-        dataset = load_archive(path, split, classes=classes, **stored)
+        arrays = load_npz(path, split, resizing=resizing, max_bytes=max_bytes)
+        dataset = _in_channels(arrays, channels)
+    elif path.is_file() and is_archive(path):
+        dataset = load_archive(path, split, **limited)
     elif path.is_dir() and not tfds.is_prepared(path):
-        dataset = load_folder(path, split, classes=classes, **stored)
+        dataset = load_folder(path, split, **limited)
     elif path.is_dir() or (path := tfds.find_prepared(name, prepared)):
         _takes_none("a TFDS data set", classes=classes)
         dataset = tfds.load_prepared(path, split, **stored)
     else:
+        there = "is of another kind" if os.path.exists(name_or_path) else "is not there"
         raise invalid(
             "name_or_path",
-            f"{name!r}, which is not there and not prepared in {prepared}",
+            f"{name!r}, which {there} and not prepared in {prepared}",
             "'digits', an image folder, a .tar(.gz, .xz), an .npz, or the name of a TFDS data set "
             f"prepared with: {tfds.how_to_prepare(name, prepared)}",
         )

@@ -95,6 +95,10 @@ class Resizing:
         boxes = np.clip(boxes, 0, 1).astype(np.float32)
         return boxes[(boxes[:, :2] < boxes[:, 2:]).all(1)]
 
+    def resized(self, stored: tuple[int, int]) -> tuple[int, int]:
+        """The height and width that an image is resized to before its centre is cut out."""
+        return stored if self.size is None else self._placement(self.size, stored)[0]
+
     def _placement(
         self, size: tuple[int, int], stored: tuple[int, ...]
     ) -> tuple[tuple[int, int], tuple[int, int]]:

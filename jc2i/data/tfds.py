@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jc2i import files
 from jc2i.checks import invalid
 from jc2i.data.boxes import DrawnBoxes, placed
 from jc2i.data.dataset import Dataset
@@ -18,6 +20,9 @@ from jc2i.data.pixels import Resizing
 from jc2i.data.splits import split_of, stored_splits
 
 _DESCRIPTION = "dataset_info.json"
+_OWN = "tensorflow_datasets."
+_LONGEST_DESCRIPTION = 2**24
+"""Bytes of one of the texts that describe a data set: 16 MiB."""
 
 
 def data_directory(data_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -90,14 +95,27 @@ def load_prepared(
 
     Raises:
       ImportError: tensorflow-datasets is not installed.
-      ValueError: the folder is damaged, holds other files than array_record, or no images with
-        class labels; there is no such split; see `encoded_images`.
+      ValueError: the folder is damaged, holds other files than array_record, features that are not
+        TFDS's own, or no images with class labels; there is no such split; see `encoded_images`.
     """
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ImportError(f"{directory} needs tensorflow-datasets: jc2i[datasets]") from error
     builder = _builder(directory)
+    with files.refusing("name_or_path", str(directory), "damaged", "a whole TFDS folder"):
+        return _load(tfds, builder, directory, split, resizing, decoding, channels)
+
+
+def _load(
+    tfds: Any,
+    builder: Any,
+    directory: Path,
+    split: str,
+    resizing: Resizing,
+    decoding: Decoding,
+    channels: int | None,
+) -> Dataset:
     features, kind = dict(builder.info.features.items()), builder.info.file_format
     if kind is not tfds.core.FileFormat.ARRAY_RECORD:
         raise invalid(
@@ -131,10 +149,17 @@ def load_prepared(
     source = builder.as_data_source(chosen, decoders=decoders)
     height, width, declared_channels = image.shape
     declared_size = (height, width) if height and width else None
+
+    def read(index: int) -> bytes:
+        with files.refusing("name_or_path", str(directory), "damaged", "a whole TFDS folder"):
+            contents = source[index][image_key]
+            files.require_size(len(contents), decoding.max_bytes, "max_pixels", "bytes of an image")
+        return contents
+
     images = encoded_images(
         [f"{directory}:{chosen}[{index}]" for index in range(len(source))],
         range(len(source)),
-        lambda index: source[index][image_key],
+        read,
         resizing=dataclasses.replace(resizing, size=resizing.size or declared_size),
         channels=channels or declared_channels,
         decoding=decoding,
@@ -160,12 +185,28 @@ def load_prepared(
 def _builder(directory: Path) -> Any:
     import tensorflow_datasets as tfds
 
-    try:
+    with files.refusing("name_or_path", str(directory), "not readable", "a prepared TFDS folder"):
+        _require_own_features(directory)
         return tfds.builder_from_directory(str(directory))
-    except Exception as error:  # what TFDS's parsers raise has no common type
-        raise invalid(
-            "name_or_path", f"{directory}, not readable ({error})", "a prepared TFDS folder"
-        ) from error
+
+
+def _require_own_features(directory: Path) -> None:
+    """Refuses a folder whose features name other modules than TFDS's, which imports them."""
+    for path in (path for path in directory.iterdir() if not path.is_dir()):
+        files.require_regular(path, path.stat().st_mode, "name_or_path")
+        if path.suffix not in (".json", ".txt"):
+            continue
+        text = files.read(path, "name_or_path", _LONGEST_DESCRIPTION, "")
+        parts = [json.loads(text)] if path.name == "features.json" else []
+        while parts:
+            part = parts.pop()
+            if isinstance(part, list):
+                parts += part
+            elif isinstance(part, dict):
+                parts += part.values()
+                for kind in (part.get("pythonClassName"), part.get("type")):
+                    if isinstance(kind, str) and "." in kind and not kind.startswith(_OWN):
+                        raise ValueError(f"a feature of the class {kind!r}")
 
 
 def _version(directory: Path) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -13,6 +14,12 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float
 
 from jc2i.checks import Array, describe, invalid, one_of, require
+
+DEEPEST = 1202
+"""The most layers, or blocks of a transformer: those of the deepest published residual network.
+
+Building a deeper one takes minutes, for which a stranger's file need only hold a number.
+"""
 
 
 class Classifier(nnx.Module):
@@ -132,12 +139,18 @@ def _per_channel(
         return (default,) * channels
     if len(values) != channels:
         raise invalid(argument, tuple(values), f"one number for each of {channels} channels")
+    require(all(map(math.isfinite, values)), argument, tuple(values), "finite numbers")
     return tuple(map(float, values))
 
 
 def weights(model: Classifier) -> dict[str, jax.Array]:
     """A model's weights by name, such as `"layer1.0.conv1.kernel"`."""
     return {_name(path): value[...] for path, value in nnx.to_flat_state(nnx.state(model))}
+
+
+def shapes(model: Classifier) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model's weights by name, of an outline's too."""
+    return {_name(path): value.shape for path, value in nnx.to_flat_state(nnx.state(model))}
 
 
 ModelType = TypeVar("ModelType", bound=Classifier)

@@ -17,7 +17,7 @@ from jc2i.models.classifier import (
     with_weights,
 )
 from jc2i.models.registry import ARCHITECTURES, blank
-from jc2i.models.torch_files import read_torch_file
+from jc2i.models.torch_files import MAX_BYTES, read_torch_file
 
 _TORCH_LEAVES = {
     "kernel": "weight",
@@ -37,6 +37,7 @@ def from_torch(
     std: Sequence[float],
     normalize: bool = True,
     averaged: bool = True,
+    max_bytes: int = MAX_BYTES,
     **options: Any,
 ) -> Classifier:
     """A model with the weights of a PyTorch file, which is read without torch or running its code.
@@ -57,6 +58,7 @@ def from_torch(
       averaged: which weights are read from a file that holds both, such as timm's (`state_dict`
         and `state_dict_ema`) and torchvision's (`model` and `model_ema`): True for the moving
         average, which is what was evaluated, False for the raw ones (see `read_torch_file`).
+      max_bytes: the most bytes that the file may have (see `read_torch_file`).
       **options: as for `create`.
 
     Returns:
@@ -73,7 +75,7 @@ def from_torch(
         raise invalid("name", repr(name), f"one of {', '.join(others)}")
     tensors = {
         tensor: values
-        for tensor, values in read_torch_file(path, averaged=averaged).items()
+        for tensor, values in read_torch_file(path, averaged=averaged, max_bytes=max_bytes).items()
         if not tensor.endswith("num_batches_tracked")
     }
     ours = {n: value.shape for n, value in weights(model).items()}

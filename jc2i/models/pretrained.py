@@ -6,17 +6,18 @@ import dataclasses
 import hashlib
 import http.client
 import importlib.metadata
-import shutil
 import tempfile
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jc2i import files
 from jc2i.caching import folder as cache_folder
 from jc2i.checks import invalid
 from jc2i.models.classifier import Classifier
 from jc2i.models.import_torch import from_torch
+from jc2i.models.torch_files import MAX_BYTES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,11 +283,14 @@ def _copy(url: str, path: Path) -> None:
         with rich.progress.wrap_file(
             response, length, description=url.rsplit("/", 1)[1], console=console
         ) as stream:
-            shutil.copyfileobj(stream, file)
+            while piece := stream.read(2**20):
+                file.write(piece)
+                if file.tell() > MAX_BYTES:
+                    raise OSError(f"more than {MAX_BYTES} bytes")
 
 
 def _verified(path: Path, entry: Pretrained, hint: str = "") -> Path:
-    with path.open("rb") as file:
+    with files.opened(path, "path") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if not found.startswith(entry.checksum):
         takes = f"a file whose SHA-256 begins with {entry.checksum}"

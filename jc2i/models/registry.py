@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from jc2i.checks import describe, invalid
+from jc2i.checks import Refusal, describe, invalid
 from jc2i.models.architectures import (
     VGG,
     EfficientNet,
@@ -102,6 +104,34 @@ def blank(name: str, **options: Any) -> Classifier:
     Raises:
       ValueError: for an unknown name or option.
     """
+    build = _builder(name, options)
+    try:
+        # As one program: each array of a shape of its own is another to compile, and takes seconds.
+        return nnx.jit(build)()
+    except ValueError:
+        return build()  # the refusal without JAX's remarks on tracebacks
+
+
+def outline(name: str, **options: Any) -> Classifier:
+    """A model whose weights are shapes alone, which takes no memory however large they are.
+
+    Args:
+      name: as `blank` takes it.
+      **options: likewise.
+
+    Returns:
+      The model, for `with_weights`.
+
+    Raises:
+      ValueError: as `blank` does.
+    """
+    try:
+        return nnx.eval_shape(_builder(name, options))
+    except Refusal as error:
+        raise Refusal(str(error)) from None  # without JAX's remarks on tracebacks
+
+
+def _builder(name: str, options: dict[str, Any]) -> Callable[[], Classifier]:
     if name not in ARCHITECTURES:
         raise invalid("name", repr(name), f"one of {', '.join(names())}")
     build, fixed = ARCHITECTURES[name]
@@ -113,8 +143,4 @@ def blank(name: str, **options: Any) -> Classifier:
     unknown = [option for option in options if option not in known]
     if unknown:
         raise invalid("options", ", ".join(unknown), f"those of {name}: {', '.join(known)}")
-    try:
-        # As one program: each array of a shape of its own is another to compile, and takes seconds.
-        return nnx.jit(lambda: build(**fixed, **options))()
-    except ValueError:
-        return build(**fixed, **options)  # the refusal without JAX's remarks on tracebacks
+    return functools.partial(build, **fixed, **options)

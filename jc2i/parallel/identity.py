@@ -357,4 +357,4 @@ def _own_version() -> str:
     return sha.hexdigest()[:12]
 
 
-_NO_NUMBERS = ("cli", "data", "parallel", "plots.py", "statistics.py", "files.py")
+_NO_NUMBERS = ("cli", "data", "parallel", "plots.py", "statistics.py", "files.py", "zipped.py")

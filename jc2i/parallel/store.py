@@ -12,17 +12,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jc2i.checks import invalid
-from jc2i.files import write_whole
+from jc2i import files
 from jc2i.parallel import identity
+from jc2i.zipped import Arrays, restored, storable
 
 try:
     import fcntl
 except ImportError:  # not on this system: two processes may then compute the same batch twice
     fcntl = None
+
+
+_FORMAT = 2
+"""Of the files: those of another are not found, and their batches computed again."""
 
 
 class Kept(NamedTuple):
@@ -52,7 +55,7 @@ class Store:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._sha = hashlib.sha256()
-        identity.add(self._sha, computation)
+        identity.add(self._sha, (_FORMAT, computation))
 
     def path(self, items: Any) -> Path:
         """The file of the batch of these items."""
@@ -87,32 +90,43 @@ class Store:
         """A finished batch.
 
         Raises:
-          ValueError: if the file is damaged.
+          ValueError: if the file is damaged, or is that of another batch.
         """
-        try:
-            # A file of our own: NumPy leaves the one it opened open when it is not a zip.
-            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                about = json.loads(str(file["about"]))
-                leaves = [
-                    file[f"leaf{i}"].view(jnp.dtype(name)) for i, name in enumerate(about["dtypes"])
-                ]
-        except Exception as error:
-            takes = "a whole result (delete the file to compute it again)"
-            raise invalid("resume", f"the damaged {path} ({error})", takes) from error
-        return Kept(leaves, about["outline"])
+        takes = "a whole result (delete the file to compute it again)"
+        with (
+            files.opened(path, "resume") as file,
+            files.refusing("resume", f"the damaged {path}", "not whole", takes),
+        ):
+            arrays = Arrays(file, files.MOST, "")
+            about = json.loads(str(arrays["about"]))
+            leaves = [restored(arrays[f"leaf{i}"], name) for i, name in enumerate(about["dtypes"])]
+            kept = Kept(leaves, about["outline"])
+            if about["sha"] != _checksum(path, kept):
+                raise ValueError("its values are not those that were kept under this name")
+            if kept.outline is not None:
+                jax.tree.unflatten(jax.tree.structure(tree_of(kept.outline)), leaves)
+        return kept
 
     def write(self, path: Path, kept: Kept) -> None:
         """Keeps a finished batch."""
-        about = {"outline": kept.outline, "dtypes": [leaf.dtype.name for leaf in kept.leaves]}
-        named = {f"leaf{i}": _storable(leaf) for i, leaf in enumerate(kept.leaves)}
+        about = {
+            "outline": kept.outline,
+            "dtypes": [leaf.dtype.name for leaf in kept.leaves],
+            "sha": _checksum(path, kept),
+        }
+        named = {f"leaf{i}": storable(leaf) for i, leaf in enumerate(kept.leaves)}
         content = io.BytesIO()
         np.savez(content, allow_pickle=False, about=np.array(json.dumps(about)), **named)
-        write_whole(path, content.getvalue())
+        files.write_whole(path, content.getvalue())
 
 
-def _storable(array: np.ndarray) -> np.ndarray:
-    """As NumPy's own files can hold it: of types that are not NumPy's (bfloat16), the bits."""
-    return array.view(f"u{array.itemsize}") if array.dtype.kind == "V" else array
+def _checksum(path: Path, kept: Kept) -> str:
+    """Of a batch's name and values: a file may be damaged, shortened, or another's by its name."""
+    types = [(leaf.dtype.name, leaf.shape) for leaf in kept.leaves]
+    sha = hashlib.sha256(json.dumps([path.stem, kept.outline, types]).encode())
+    for leaf in kept.leaves:
+        sha.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+    return sha.hexdigest()
 
 
 def outline(tree: Any) -> Any:

@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float
 
 from jc2i.checks import one_of, require
-from jc2i.models.classifier import Classifier
+from jc2i.models.classifier import DEEPEST, Classifier
 from jc2i.models.layers import batch_norm, compute_in, convolution, dense, through_stages
 
 
@@ -49,7 +49,8 @@ class ResNetCifar(Classifier):
         normalize: bool = True,
         dtype: str = "float32",
     ) -> None:
-        require(depth >= 8 and depth % 6 == 2, "depth", depth, "6 n + 2 (20, 32, 44, 56)")
+        takes = f"6 n + 2 (20, 32, 44, 56), at most {DEEPEST}"
+        require(8 <= depth <= DEEPEST and depth % 6 == 2, "depth", depth, takes)
         one_of("shortcut", shortcut, ("A", "B"))
         super().__init__(
             f"resnet{depth}_cifar",

@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float
 
 from jc2i.checks import count, positive, require
-from jc2i.models.classifier import Classifier
+from jc2i.models.classifier import DEEPEST, Classifier
 from jc2i.models.layers import compute_in, dense, layer_norm, patch_embedding
 
 DIMENSIONS = {
@@ -53,7 +53,7 @@ class VisionTransformer(Classifier):
       size: the height and width of the images, a multiple of `patch`.
       patch: the height and width of a patch.
       width: the number of channels of a token, a multiple of `heads`.
-      depth: the number of blocks.
+      depth: the number of blocks, at most `DEEPEST`.
       heads: the number of attention maps in a block.
       epsilon: what layer norms add to the variance: 1e-6 in timm and torchvision, 1e-12 in models
         of Hugging Face's `transformers`.
@@ -85,6 +85,7 @@ class VisionTransformer(Classifier):
         chosen = DIMENSIONS[architecture] | {n: v for n, v in asked.items() if v is not None}
         count(**chosen)
         size, patch, width, depth, heads = (chosen[name] for name in asked)
+        require(depth <= DEEPEST, "depth", depth, f"at most {DEEPEST}")
         require(size % patch == 0, "size", size, f"a multiple of {patch}, the patch")
         require(width % heads == 0, "width", width, f"a multiple of {heads}, the heads")
         positive(epsilon=epsilon)
