@@ -12,6 +12,7 @@ import struct
 import zipfile
 from collections.abc import Iterator
 from io import BufferedReader
+from typing import cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -68,7 +69,7 @@ class Zip:
         self._left -= size
         unpacked = self._most - self._left
         files.require_size(unpacked, self._most, self._option, "bytes unpacked")
-        return self._archive.open(member)
+        return cast(zipfile.ZipExtFile, self._archive.open(member))
 
     def read(self, member: str) -> bytes:
         """A member's content, by its checksum."""
@@ -135,10 +136,10 @@ def _array(stream: zipfile.ZipExtFile, size: int) -> np.ndarray:
     if min(shape, default=0) < 0 or stream.tell() + count * dtype.itemsize != size:
         raise ValueError(f"a header of shape {shape} and type {dtype} in {size} bytes")
     flat = np.empty(count, dtype)
-    held = memoryview(flat.view(np.uint8) if flat.nbytes else b"")
+    held = flat.view(np.uint8) if flat.nbytes else np.empty(0, np.uint8)
     for start in range(0, len(held), _PIECE):
         piece = stream.read(min(_PIECE, len(held) - start))
-        held[start : start + len(piece)] = piece
+        held[start : start + len(piece)] = np.frombuffer(piece, np.uint8)
     if stream.read(1) or stream.tell() != size:  # the checksum is compared at the end
         raise EOFError("its end is missing")
     return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)

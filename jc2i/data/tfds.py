@@ -116,7 +116,8 @@ def _load(
     decoding: Decoding,
     channels: int | None,
 ) -> Dataset:
-    features, kind = dict(builder.info.features.items()), builder.info.file_format
+    features: dict[str, Any] = dict(builder.info.features.items())
+    kind = builder.info.file_format
     if kind is not tfds.core.FileFormat.ARRAY_RECORD:
         raise invalid(
             "name_or_path",
@@ -124,7 +125,7 @@ def _load(
             f"array_record: {how_to_prepare(builder.name, '<folder>')}",
         )
     image_key, label_key = (builder.info.supervised_keys or ("image", "label"))[:2]
-    image, label = features.get(image_key), features.get(label_key)
+    image, label = (features.get(key) for key in (image_key, label_key))
     if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
         raise invalid(
             "name_or_path",

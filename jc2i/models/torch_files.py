@@ -171,7 +171,7 @@ class _Names:
         plain = isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage"
         if not plain or any(part is not None for part in pid[5:]):
             raise Refused("holds what is no plain storage")
-        _, dtype, key, _, elements = pid[:5]
+        dtype, key, elements = pid[1], pid[2], pid[4]
         if not isinstance(dtype, np.dtype) or not isinstance(key, str) or not _whole(elements):
             raise Refused("damaged: a storage without a type, a name or a size")
         if self.storages.setdefault(key, (dtype, elements)) != (dtype, elements):

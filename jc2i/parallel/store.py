@@ -125,7 +125,7 @@ def _checksum(path: Path, kept: Kept) -> str:
     types = [(leaf.dtype.name, leaf.shape) for leaf in kept.leaves]
     sha = hashlib.sha256(json.dumps([path.stem, kept.outline, types]).encode())
     for leaf in kept.leaves:
-        sha.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+        sha.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
     return sha.hexdigest()
 
 
