@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt8
-from PIL import Image, PpmImagePlugin, TiffImagePlugin
+from PIL import Image, ImageFile, PpmImagePlugin, TiffImagePlugin
 
 from jc2i import files
 from jc2i.checks import Refusal, count, invalid, require
@@ -309,7 +309,7 @@ def _opened(
 def _require_pixels(image: Image.Image, name: str, parts: Structure, decoding: Decoding) -> None:
     """Refuses an image that would take too much memory or time at any size that is asked for."""
     most = decoding.max_pixels // _COSTLY.get(str(image.format), 1)
-    if image.tile and image.tile[0][0] in _SLOW:
+    if isinstance(image, ImageFile.ImageFile) and image.tile and image.tile[0][0] in _SLOW:
         most = decoding.max_pixels // _SLOWER
     if _reducible(image, parts):
         most *= _REDUCTIONS[-1] ** 2

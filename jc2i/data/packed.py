@@ -115,7 +115,7 @@ def members(archive: tarfile.TarFile, room: int) -> Iterator[tarfile.TarInfo]:
         place, count = archive.offset, count + 1
         files.require_size(count, room // _MEMBER, "max_bytes", "members")
         yield member
-        archive.members.clear()  # of each of which it keeps a kilobyte
+        cast(Any, archive).members.clear()  # of each of which it keeps a kilobyte
     _require_nothing_more(archive)
 
 

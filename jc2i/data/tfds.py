@@ -125,7 +125,8 @@ def _load(
             f"array_record: {how_to_prepare(builder.name, '<folder>')}",
         )
     image_key, label_key = (builder.info.supervised_keys or ("image", "label"))[:2]
-    image, label = (features.get(key) for key in (image_key, label_key))
+    image: Any = features.get(image_key)
+    label: Any = features.get(label_key)
     if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
         raise invalid(
             "name_or_path",

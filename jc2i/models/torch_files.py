@@ -168,10 +168,10 @@ class _Names:
         return self._known[module, name]
 
     def persistent(self, pid: Any) -> str:
-        plain = isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage"
-        if not plain or any(part is not None for part in pid[5:]):
+        parts = list(pid) if isinstance(pid, tuple) else []
+        if parts[:1] != ["storage"] or any(part is not None for part in parts[5:]):
             raise Refused("holds what is no plain storage")
-        dtype, key, elements = pid[1], pid[2], pid[4]
+        _, dtype, key, _, elements = parts[:5]
         if not isinstance(dtype, np.dtype) or not isinstance(key, str) or not _whole(elements):
             raise Refused("damaged: a storage without a type, a name or a size")
         if self.storages.setdefault(key, (dtype, elements)) != (dtype, elements):
