@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from jc2i import data
-from jc2i.data.image_files import Decoding, decode, header
+from jc2i.data.image_files import MAX_PIXELS, Decoding, decode, header
+from jc2i.data.pixels import Resizing
 
 AS_STORED = Decoding(upright=False)
 
@@ -259,3 +260,61 @@ def test_a_note_behind_the_pixels_of_a_png_counts():
     moved = without[:-12] + note + without[-12:]
     assert header(without, "x").size == (4, 6) and header(moved, "x").size == (6, 4)
     np.testing.assert_array_equal(decode(moved, "x", 3), UPRIGHT[6](stored))
+
+
+def test_a_larger_jpeg_is_decoded_at_a_part_of_its_sides_where_that_is_enough():
+    smooth = np.linspace(0, 255, 80 * 120 * 3).reshape(80, 120, 3).astype(np.uint8)
+    contents = encoded(smooth, "JPEG", quality=95, exif=noted(6))
+    whole = decode(contents, "x", 3, Resizing((30, 20)))
+    for pixels in (80 * 120 // 4, 80 * 120 // 16):  # a half, a quarter
+        part = decode(contents, "x", 3, Resizing((30, 20)), Decoding(max_pixels=pixels))
+        assert part.shape == (30, 20, 3)
+        np.testing.assert_allclose(part.astype(int), whole.astype(int), atol=8)
+    # So that images that are small enough are what they always were.
+    same = decode(contents, "x", 3, Resizing((30, 20)), Decoding(max_pixels=80 * 120))
+    np.testing.assert_array_equal(same, whole)
+
+
+@pytest.mark.parametrize(
+    ("resizing", "options"),
+    [
+        (Resizing(), {}),
+        (Resizing((61, 10)), {}),  # of 120: a half is not enough
+        (Resizing((10, 41)), {}),
+        (Resizing((56, 56), crop_fraction=0.875), {}),
+        (Resizing((10, 10)), {"progressive": True}),  # is decoded whole before
+    ],
+)
+def test_a_larger_jpeg_is_refused_where_a_part_is_not_enough(resizing, options):
+    contents = encoded(noise(80, 120, 3), "JPEG", exif=noted(6), **options)
+    with pytest.raises(ValueError, match=r"^x: got an image too large: 80x120, 9600 pixels, takes"):
+        decode(contents, "x", 3, resizing, Decoding(max_pixels=80 * 120 // 4))
+
+
+def test_a_telephones_200_megapixels_are_read():
+    assert 16320 * 12240 <= 16 * MAX_PIXELS
+
+
+@pytest.mark.parametrize("chunk", [b"IDAT", b"IEND"])
+def test_the_checksums_of_a_png_are_looked_at(chunk):
+    contents = bytearray(encoded(noise(32, 32, 3)))
+    contents[contents.index(chunk) + 5] ^= 1
+    with pytest.raises(ValueError, match="^x: got a damaged image"):
+        decode(bytes(contents), "x", 3)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_strips_are_converted_as_the_whole_image_is(mode, channels):
+    image = Image.fromarray(noise(600, 20, 4)).convert("RGB" if mode == "CMYK" else "RGBA")
+    image = image.convert(mode)
+    file = io.BytesIO()
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    image.save(file, kind)
+    layer = Image.open(file)
+    if layer.has_transparency_data:
+        layer = layer.convert("RGBA")
+        layer = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    expected = np.asarray(layer.convert("L" if channels == 1 else "RGB"))
+    read = decode(file.getvalue(), "x", channels)
+    np.testing.assert_array_equal(read, expected.reshape(600, 20, channels))
