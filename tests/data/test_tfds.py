@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -305,3 +306,51 @@ def test_tensorflow_is_not_imported(prepared):
         "assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.fixture
+def copied(prepared, tmp_path):
+    return shutil.copytree(prepared / "animals/10.0.0", tmp_path / "animals")
+
+
+def test_a_feature_of_another_module_is_not_imported(copied, tmp_path, monkeypatch):
+    (tmp_path / "stranger.py").write_text("raise SystemExit('ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    features = copied / "features.json"
+    named = features.read_text().replace(
+        "tensorflow_datasets.core.features.image_feature.Image", "stranger.Image", 1
+    )
+    features.write_text(named)
+    with pytest.raises(ValueError, match=r"animals, not readable .a feature of the class 'stranger"):
+        data.load(copied, "train")
+    assert "stranger" not in sys.modules
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "large", "nested"])
+def test_a_description_that_is_none_is_refused(copied, kind):
+    features = copied / "features.json"
+    features.unlink()
+    if kind == "device":
+        features.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(features)
+    else:
+        features.write_text("[" * 10**5 if kind == "nested" else " " * (2**24 + 1))
+    with pytest.raises(ValueError, match="name_or_path: got .*animals"):
+        data.load(copied, "train")
+
+
+@pytest.mark.parametrize("part", range(8))
+def test_damaged_records_are_as_they_were_or_refused(copied, part):
+    whole = data.load(copied, "train")[:]
+    record = next(copied.glob("*train*array_record*"))
+    content = bytearray(record.read_bytes())
+    content[part * len(content) // 8 + 5] ^= 1
+    record.write_bytes(content)
+    try:
+        images, labels = data.load(copied, "train")[:]
+    except ValueError as error:
+        assert "animals" in str(error) and "\n" not in str(error)
+    else:
+        np.testing.assert_array_equal(images, whole[0])
+        np.testing.assert_array_equal(labels, whole[1])
