@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Exact versions on the Python they were resolved for (the lock's first line); a newer one resolves afresh.
 CONSTRAINT = $(shell $(BIN)/python -c 'import sys; v = "Python %d.%d" % sys.version_info[:2]; print("-c requirements.lock" * (v in open("requirements.lock").readline()))')
 
-.PHONY: demo test test-slow test-optimized lint format lock clean
+.PHONY: demo test test-slow test-optimized lint audit format lock clean
 
 demo: .venv/installed
 	$(BIN)/python experiments/demo.py $(DEMO_ARGS)
@@ -27,6 +27,10 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# Without a network: what is installed against what was recorded of it (SECURITY.md).
+audit: .venv/installed-dev
+	$(BIN)/python .ci/supply.py
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix
@@ -53,6 +57,7 @@ lock:
 	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	.venv-lock/bin/python -c 'import sys; print("# Python %d.%d: versions of \"jc2i[dev]\" and all they need; written by `make lock`" % sys.version_info[:2])' > requirements.lock
 	.venv-lock/bin/python -m pip freeze --exclude-editable >> requirements.lock
+	.venv-lock/bin/python .ci/supply.py --record > requirements.record
 	rm -rf .venv-lock
 
 clean:

@@ -321,7 +321,9 @@ def test_a_feature_of_another_module_is_not_imported(copied, tmp_path, monkeypat
         "tensorflow_datasets.core.features.image_feature.Image", "stranger.Image", 1
     )
     features.write_text(named)
-    with pytest.raises(ValueError, match=r"animals, not readable .a feature of the class 'stranger"):
+    with pytest.raises(
+        ValueError, match=r"animals, not readable .a feature of the class 'stranger"
+    ):
         data.load(copied, "train")
     assert "stranger" not in sys.modules
 
