@@ -11,7 +11,7 @@ from experiments.common.methods import words
 from experiments.common.script import verdict
 from experiments.stability.measurements import Measurements
 from experiments.stability.study import CONTROL, LIPSCHITZ, MODEL, RANDOM, Setting
-from experiments.stability.tables import PRODUCTS, STATISTICS, gain
+from experiments.stability.tables import PRODUCTS, STATISTICS, contrast, gain
 from jc2i.statistics import Interval
 
 Claim = tuple[str, Interval]
@@ -45,6 +45,7 @@ def claims(measured: Measurements) -> list[dict[str, Any]]:
         *_lipschitz(measured),
         *_leaders(measured),
         *_product(measured),
+        *_contrast(measured),
     ]
     return [
         {"claim": claim, **difference.columns("gain"), "verdict": verdict(difference)}
@@ -157,4 +158,15 @@ def _product(measured: Measurements) -> Sequence[Claim]:
             ),
         )
         for method, plain in PRODUCTS.items()
+    ]
+
+
+def _contrast(measured: Measurements) -> list[Claim]:
+    """Definition 2, image by image: models that contradict each other explain differently."""
+    return [
+        (
+            f"of one image, contradicting models' maps are further apart ({words(method)})",
+            measured.interval(contrast, measured.compared(MODEL, method)),
+        )
+        for method in _real(measured)
     ]

@@ -19,6 +19,7 @@ from experiments.stability.intervals import Select, interval
 from experiments.stability.study import (
     CONTROL,
     COSTLY,
+    MAGNITUDES,
     MODEL,
     Setting,
     Study,
@@ -47,6 +48,7 @@ class Measurements:
     def count(self, method: str, most: int | None = None) -> int:
         """The number of images that a method explains; of a costly one no more than `most`."""
         study, count = self.study, len(self.subject.images)
+        method = MAGNITUDES.get(method, method)
         if method == CONTROL:
             return count
         known = query.method_of(getattr(explainers, method))
@@ -135,6 +137,9 @@ class Measurements:
         most: int | None = None,
     ) -> np.ndarray:
         """Raw saliency maps of the first images by each fold's model, [folds, images, h, w]."""
+        if method in MAGNITUDES:
+            plain = MAGNITUDES[method]
+            return np.abs(self.maps(setting, plain, calibrator=calibrator, most=most))
         count = self.count(method, most)
         images = self.subject.images[:count]
         if method == CONTROL:
@@ -272,6 +277,21 @@ class Sets:
     def reco(self) -> float:
         """How consistent they are."""
         return float(metrics.reco(self.agreeing, self.disagreeing, rates=self.rates))
+
+    @property
+    def contrast(self) -> float:
+        """How much further apart maps are where models contradict each other, image by image.
+
+        The mean over images that have pairs of both kinds of the difference of the kinds' means:
+        what ReCo is meant to see, without what images differ in.
+        """
+        counts, means = [], []
+        for values in (self.disagreeing, self.agreeing):
+            there = np.isfinite(values)
+            counts.append(there.sum(axis=1))
+            means.append(np.where(there, values, 0).sum(axis=1) / np.maximum(counts[-1], 1))
+        both = (counts[0] > 0) & (counts[1] > 0)
+        return float((means[0] - means[1])[both].mean()) if both.any() else float("nan")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,10 +25,15 @@ from jc2i.data.splits import half
 RANDOM, CONTROL = "random_map", "random_x_input"
 """The paper's control, and ours for what the product with the image does to it."""
 
+COSTLY = ("integrated_gradients", "smoothgrad")
+"""Methods of tens of gradients, run on `costly_images`; those of more, on `masked_images`."""
+MAGNITUDES = {f"absolute_{method}": method for method in COSTLY}
+"""Methods whose maps are the absolute values of another's, which keep their sign as printed."""
+
 if TYPE_CHECKING:
     Method = str
 else:
-    Method = Literal[(CONTROL, *query.methods(explainers))]
+    Method = Literal[(CONTROL, *MAGNITUDES, *query.methods(explainers))]
 
 PAPERS: tuple[Method, ...] = (
     "sensitivity",
@@ -41,9 +46,6 @@ PAPERS: tuple[Method, ...] = (
     RANDOM,
 )
 """The methods of section 4.1."""
-COSTLY = ("integrated_gradients", "smoothgrad")
-"""Methods of tens of gradients, run on `costly_images`; those of more, on `masked_images`."""
-
 DataSet = Literal["imagenet", "cifar10", "eurosat", "fashion_mnist"]
 
 

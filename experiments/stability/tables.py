@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,7 +11,14 @@ import numpy as np
 from experiments.common.script import Result
 from experiments.stability.measurements import Compared, Measurements, Sets
 from experiments.stability.printed import MEASURES, NETWORKS
-from experiments.stability.study import CONTROL, LIPSCHITZ, MODEL, RANDOM, Setting
+from experiments.stability.study import (
+    CONTROL,
+    LIPSCHITZ,
+    MAGNITUDES,
+    MODEL,
+    RANDOM,
+    Setting,
+)
 from jc2i import metrics
 from jc2i.statistics import Interval
 
@@ -31,6 +39,11 @@ def mege(sets: Sets) -> float:
 def reco(sets: Sets) -> float:
     """Relative consistency, as a statistic."""
     return sets.reco
+
+
+def contrast(sets: Sets) -> float:
+    """How much further apart contradicting models' maps of one image are, as a statistic."""
+    return sets.contrast
 
 
 STATISTICS = {"MeGe": mege, "ReCo": reco}
@@ -109,8 +122,9 @@ def table1(measured: Measurements) -> Result:
                 **columns("fidelity", measured.interval(np.nanmean, fidelity)),
                 "fidelity_images": len(fidelity),
                 **measures(measured, compared),
-                **_null("ReCo_null", shuffled(compared)),
-                **_null("ReCo_chance", by_chance(compared)),
+                **_null("ReCo_null", shuffled(compared), compared.sets.reco),
+                **_null("ReCo_chance", by_chance(compared), compared.sets.reco),
+                **columns("contrast", measured.interval(contrast, compared)),
                 "ReCo_AUC": float(
                     metrics.reco_auc(
                         compared.sets.agreeing, compared.sets.disagreeing, rates=study.rates
@@ -127,18 +141,23 @@ def table1(measured: Measurements) -> Result:
         "gets when the folds' labels are shuffled image by image, so that a map no longer belongs "
         "to the answer that it explains while hard images stay hard; its chance, when the answers "
         "about one image go to another: mean and 95 % quantile of "
-        f"{study.shuffles} shuffles. "
-        "Beside them what the paper prints for such data: its values of MeGe below 0.5 are outside "
-        "the range of its equation (5) with its distance, so only orders can be compared."
+        f"{study.shuffles} shuffles, and the part of them that reach what was found (p). "
+        "Contrast: how much further apart, image by image, maps of contradicting models are than "
+        "those of agreeing ones. Beside them what the paper prints for such data: MeGe below .5 is "
+        "outside the range of its equation (5) with its distance, so only orders can be compared."
     )
     return Result("Tables 1, 5, 6, 7: fidelity, generality, consistency", text, rows)
 
 
-def _null(name: str, drawn: np.ndarray) -> Row:
-    """Mean and 95 % quantile of a null, but for draws that left a set empty."""
+def _null(name: str, drawn: np.ndarray, found: float) -> Row:
+    """Mean and 95 % quantile of a null, but for draws that left a set empty, and the p-value."""
     drawn = drawn[np.isfinite(drawn)]
     high = float(np.quantile(drawn, 0.95)) if len(drawn) else np.nan
-    return {name: float(drawn.mean()) if len(drawn) else np.nan, f"{name}_high": high}
+    return {
+        name: float(drawn.mean()) if len(drawn) else np.nan,
+        f"{name}_high": high,
+        f"{name}_p": (1 + int((drawn >= found).sum())) / (1 + len(drawn)),
+    }
 
 
 def shuffled(compared: Compared) -> np.ndarray:
@@ -217,26 +236,44 @@ PRODUCTS = {CONTROL: RANDOM, "gradient_x_input": "sensitivity"}
 
 def product(measured: Measurements) -> Result:
     """Section 4.4: what the product with the image does to MeGe and ReCo."""
-    rows = []
-    for method, plain in PRODUCTS.items():
-        before, after = measured.compared(MODEL, plain), measured.compared(MODEL, method)
-        row: Row = {"map": plain, "with_product": method, "images": len(before)}
-        for measure, statistic in STATISTICS.items():
-            row |= columns(measure, measured.interval(statistic, before))
-            row |= columns(f"{measure}_times_input", measured.interval(statistic, after))
-            row |= columns(f"{measure}_gain", gain(measured, measure, before, after))
-        rows.append(row)
     text = (
         "The same maps without and with the product with the image; the first row is a random "
         "map, which knows nothing of the model: all that it gains is the image's. Of two maps on "
         f"{_background(measured):.0%} of whose pixels the image is zero, the product makes those "
         f"pixels equal. {INTERVALS}"
     )
+    rows = _changed(measured, PRODUCTS, "times_input")
     return Result("Section 4.4: the product with the input", text, rows)
+
+
+def _changed(measured: Measurements, pairs: Mapping[str, str], how: str) -> list[Row]:
+    """MeGe and ReCo of methods, and of what they become."""
+    rows = []
+    for method, plain in pairs.items():
+        before, after = measured.compared(MODEL, plain), measured.compared(MODEL, method)
+        row: Row = {"map": plain, "becomes": method, "images": len(before)}
+        for measure, statistic in STATISTICS.items():
+            row |= columns(measure, measured.interval(statistic, before))
+            row |= columns(f"{measure}_{how}", measured.interval(statistic, after))
+            row |= columns(f"{measure}_gain", gain(measured, measure, before, after))
+        rows.append(row)
+    return rows
 
 
 def _background(measured: Measurements) -> float:
     return float((measured.subject.images == 0).all(axis=-1).mean())
+
+
+def signs(measured: Measurements) -> Result | None:
+    """Ours: what the sign of integrated gradients and SmoothGrad does to MeGe and ReCo."""
+    pairs = {m: plain for m, plain in MAGNITUDES.items() if plain in measured.study.methods}
+    if not pairs:
+        return None
+    text = (
+        "The maps as their formulas are printed, which are signed, and their absolute values, of "
+        f"the same maps. {INTERVALS}"
+    )
+    return Result("Ours: signed and absolute maps", text, _changed(measured, pairs, "absolute"))
 
 
 def calibration(measured: Measurements) -> Result:

@@ -22,7 +22,7 @@ from experiments.stability.claims import claims
 from experiments.stability.degradation import inverted, with_noise
 from experiments.stability.folds import cross_train, stratified_folds
 from experiments.stability.intervals import interval
-from experiments.stability.measurements import Compared, Measurements
+from experiments.stability.measurements import Compared, Measurements, Sets
 from experiments.stability.printed import MEASURES, NETWORKS
 from experiments.stability.study import LIPSCHITZ, MODEL, Study, Subject
 from experiments.stability.tables import shuffled
@@ -40,7 +40,9 @@ COLUMNS = {
     "models": ["models", "accuracy", "lowest", "highest", "within", "explained"],
     "table1": [
         *("method", *with_ends("fidelity"), "fidelity_images", *MEASURED),
-        *("ReCo_null", "ReCo_null_high", "ReCo_chance", "ReCo_chance_high", "ReCo_AUC"),
+        *("ReCo_null", "ReCo_null_high", "ReCo_null_p"),
+        *("ReCo_chance", "ReCo_chance_high", "ReCo_chance_p"),
+        *(*with_ends("contrast"), "ReCo_AUC"),
         *("paper_fidelity", "paper_MeGe", "paper_ReCo"),
     ],
     "figure3": ["degradation", "share", "method", "images", *with_ends("MeGe", "ReCo")],
@@ -57,9 +59,14 @@ COLUMNS = {
     ],
     "appendix_d": ["case", "divergence", "wasserstein", "reco", "reco_auc"],
     "product": [
-        *("map", "with_product", "images"),
+        *("map", "becomes", "images"),
         *with_ends("MeGe", "MeGe_times_input", "MeGe_gain"),
         *with_ends("ReCo", "ReCo_times_input", "ReCo_gain"),
+    ],
+    "signs": [
+        *("map", "becomes", "images"),
+        *with_ends("MeGe", "MeGe_absolute", "MeGe_gain"),
+        *with_ends("ReCo", "ReCo_absolute", "ReCo_gain"),
     ],
     "calibration": [
         *("method", "calibrator", *MEASURED, *with_ends("MeGe_gain", "ReCo_gain"), "ECE"),
@@ -466,6 +473,27 @@ def test_shuffled_labels_of_folds_leave_little_consistency(study):
     distances[np.arange(24), compared.folds] = np.nan
     telling = dataclasses.replace(compared, distances=np.float32(distances), correct=correct)
     assert telling.sets.reco == 1 and np.mean(shuffled(telling)) < 0.7
+    np.testing.assert_allclose(telling.sets.contrast, 0.8, atol=1e-3)
+
+
+def test_contrast_is_within_an_image(study):
+    """Hard images whose maps are all far apart have ReCo, and no contrast."""
+    nan = np.nan
+    agreeing = np.array([[nan, 0.1, 0.1], [0.1, nan, 0.1], [nan, 0.9, nan], [nan, nan, nan]])
+    disagreeing = np.array([[nan, nan, nan], [nan, nan, nan], [nan, nan, 0.9], [0.9, 0.9, nan]])
+    hard = Sets(np.float32(agreeing), np.float32(disagreeing), "usual")
+    np.testing.assert_allclose([hard.reco, hard.contrast], [0.8, 0.0], atol=1e-6)
+    nothing = Sets(hard.agreeing, np.full((4, 3), nan, np.float32), "usual")
+    assert np.isnan(nothing.contrast)
+
+
+def test_absolute_maps_are_those_of_the_signed_ones(study):
+    measured = Measurements(dataclasses.replace(study, costly_images=6))
+    signed = measured.maps(MODEL, "integrated_gradients")
+    absolute = measured.maps(MODEL, "absolute_integrated_gradients")
+    assert signed.shape == (3, 6, 8, 8) and (signed < 0).any()
+    np.testing.assert_array_equal(absolute, np.abs(signed))
+    assert measured.count("absolute_integrated_gradients", 4) == 4
 
 
 def test_random_maps_of_two_folds_have_nothing_in_common(study):
@@ -582,11 +610,12 @@ def report(study):
 
 @pytest.mark.slow
 def test_report_writes_every_table_and_figure(study, report):
-    assert {path.stem for path in study.folder.glob("*.csv")} == set(COLUMNS)
+    written = {path.stem for path in study.folder.glob("*.csv")}
+    assert written == set(COLUMNS) - {"signs"}  # no method here has a sign
     assert set(COLUMNS) - {"claims"} == set(script.RESULTS) - set(OF_TWO_NETWORKS)
-    for name, expected in COLUMNS.items():
+    for name in written:
         rows = read_csv(study.folder / f"{name}.csv")
-        assert rows and list(rows[0]) == expected, name
+        assert rows and list(rows[0]) == COLUMNS[name], name
     page = report.read_text()
     assert page.count("data:image/png;base64,") == len(list(study.folder.glob("*.png")))
     verdicts = {row["verdict"] for row in read_csv(study.folder / "claims.csv")}
@@ -596,7 +625,7 @@ def test_report_writes_every_table_and_figure(study, report):
 @pytest.mark.slow
 def test_noise_makes_maps_less_alike_and_the_product_more(study, report):
     rows = read_csv(study.folder / "product.csv")
-    control = next(row for row in rows if row["with_product"] == "random_x_input")
+    control = next(row for row in rows if row["becomes"] == "random_x_input")
     assert control["MeGe_gain_low"] > 0 and control["MeGe"] < control["MeGe_times_input"]
     rows = read_csv(study.folder / "models.csv")
     accuracies = {row["models"]: row["accuracy"] for row in rows}
