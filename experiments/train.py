@@ -55,7 +55,7 @@ from experiments.common.provenance import provenance
 from jc2i import data, models, parallel
 from jc2i.caching import keep_compiled_programs
 from jc2i.checks import Array, invalid, require
-from jc2i.files import write_whole
+from jc2i.files import replacing, write_whole
 from jc2i.models.checkpoint import checksums, read_arrays, write_arrays
 from jc2i.tracing import prepared
 
@@ -366,14 +366,14 @@ def save_checkpoint(folder: Path, training: Training, epochs: int, state: Any) -
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     leaves = {f"leaf{i}": leaf for i, leaf in enumerate(jax.device_get(jax.tree.leaves(state)))}
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
-        new = Path(scratch) / str(epochs)
+    finished = folder / str(epochs)
+    with replacing(finished) as new:
+        new.mkdir()
         write_arrays(new / _STATE, leaves)
         description = {"run": _run(training), "files": checksums(new / _STATE)}
         (new / _DESCRIPTION).write_text(json.dumps(description))
-        new.rename(folder / new.name)
     for other in folder.iterdir():
-        if other.name != new.name:
+        if other != finished:
             shutil.rmtree(other)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import errno
 import functools
 import importlib
 import os
@@ -18,6 +19,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jc2i import calibrators, checks, data, explainers, models, parallel, query, scores, tracing
+from jc2i.files import try_writing_in
+from jc2i.options import Flag, Maybe
 
 DEFAULT_BATCH = 32
 """Model evaluations at a time, where memory allows."""
@@ -30,6 +33,12 @@ DEFAULT_SIZE = 224
 
 DEFAULT_CROP_FRACTION = 0.875
 """The share of the shorter side that is kept, where the model's own is not known."""
+
+SMALLEST, LARGEST = 8, 8192
+"""Fewest and most pixels on a side of an image that is explained."""
+
+SEEDS = 2**32
+"""Seeds that differ: of a larger number JAX keeps the last 32 bits."""
 
 IMAGENET = "efficientnet-lite0"
 """A pretrained name whose classes are ImageNet's."""
@@ -82,6 +91,25 @@ class Subject:
     """Replace files of an earlier run."""
     progress: bool = True
     """Show progress on standard error."""
+
+
+def check(options: Subject) -> None:
+    """Refuses, before any work, options that are out of range or files that cannot be written."""
+    if options.size is not None:
+        fits = SMALLEST <= options.size <= LARGEST
+        takes = f"a whole number from {SMALLEST} to {LARGEST}"
+        checks.require(fits, "size", options.size, takes)
+    if options.batch_size is not None:
+        checks.count(batch_size=options.batch_size)
+    checks.count(classes=options.classes)
+    takes = f"a whole number from 0 to {SEEDS - 1}"
+    checks.require(0 <= options.seed < SEEDS, "seed", options.seed, takes)
+    if options.save_calibrator is not None:
+        fits = options.calibration is not None and not _is_calibrator(Path(options.calibration))
+        takes = "--calibration with labelled images to fit one on"
+        checks.require(fits, "save_calibrator", str(options.save_calibrator), takes)
+        refuse_existing(options.save_calibrator, options.overwrite)
+        try_writing_in(options.save_calibrator.parent)
 
 
 def load_model(options: Subject) -> models.Classifier:
@@ -147,45 +175,44 @@ def _published(options: Subject, model: models.Classifier) -> str | None:
 
 
 def _lines(argument: str, path: Path, count: int) -> list[str]:
-    lines = path.read_text().splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise checks.invalid(argument, f"{path}, which is no text", "a text file") from None
     takes = f"one for each of the model's {count} classes"
     checks.require(len(lines) == count, argument, f"{len(lines)} lines in {path}", takes)
     return lines
 
 
 def logits(
-    options: Subject, model: models.Classifier, images: Any, devices: Mesh | None
+    options: Subject,
+    model: models.Classifier,
+    dataset: data.Dataset,
+    devices: Mesh | None,
+    resume: Path | None = None,
 ) -> np.ndarray:
-    """The model's logits of images (an array, or a data set whose labels are passed over)."""
-    dataset = models.Floats(images) if isinstance(images, data.Dataset) else images
+    """The model's logits of a data set's images, finished batches of which may be kept."""
     return parallel.map_batches(
         parallel.on_each_device(lambda model, images: tracing.prepared(model)(images)),
-        dataset,
+        models.Floats(dataset),
         options.batch_size or DEFAULT_BATCH,
         model=model,
         mesh=devices,
         progress=options.progress and "scores",
+        resume=resume and resume / "scores",
     )
 
 
-def load_calibrator(options: Subject, model: models.Classifier, devices: Mesh | None) -> Any:
+def load_calibrator(
+    options: Subject, model: models.Classifier, devices: Mesh | None, resume: Path | None = None
+) -> Any:
     """The calibrator that the options name, fitted if need be; None for none."""
     if options.calibration is None:
         return None
     path = Path(options.calibration)
     if _is_calibrator(path):
         return _fitting(calibrators.load(path), model)
-    return fit_calibrator(options, model, labelled(options, model, path, "all"), devices)
-
-
-def check_saving(options: Subject) -> None:
-    """Refuses, before any work, to keep a calibrator that is not fitted, or over another's file."""
-    if options.save_calibrator is None:
-        return
-    fits = options.calibration is not None and not _is_calibrator(Path(options.calibration))
-    takes = "--calibration with labelled images to fit one on"
-    checks.require(fits, "save_calibrator", str(options.save_calibrator), takes)
-    refuse_existing(options.save_calibrator, options.overwrite)
+    return fit_calibrator(options, model, labelled(options, model, path, "all"), devices, resume)
 
 
 def _is_calibrator(path: Path) -> bool:
@@ -204,18 +231,28 @@ def _fitting(calibrator: Any, model: models.Classifier) -> Any:
 
 
 def fit_calibrator(
-    options: Subject, model: models.Classifier, holdout: data.Dataset, devices: Mesh | None
+    options: Subject,
+    model: models.Classifier,
+    holdout: data.Dataset,
+    devices: Mesh | None,
+    resume: Path | None = None,
 ) -> Any:
-    """A calibrator fitted on labelled images, and kept if asked for."""
+    """A calibrator fitted on labelled images."""
     fit = getattr(calibrators, f"fit_{options.calibrator}")
-    fitted = fit(logits(options, model, holdout, devices), holdout.labels)
+    return fit(logits(options, model, holdout, devices, resume), holdout.labels)
+
+
+def keep_calibrator(options: Subject, calibrator: Any) -> None:
+    """Keeps a fitted calibrator if asked for: last, so that a killed run can be made again."""
     if options.save_calibrator is not None:
-        calibrators.save(fitted, options.save_calibrator)
-    return fitted
+        options.save_calibrator.parent.mkdir(parents=True, exist_ok=True)
+        calibrators.save(calibrator, options.save_calibrator)
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raises if there is something at a path that is to be written."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists: pass --overwrite to replace it")
 
@@ -226,6 +263,7 @@ def score_of(options: Subject, model: models.Classifier, calibrator: Any) -> Any
     return compose(model, calibrator)
 
 
+@functools.cache
 def methods() -> tuple[str, ...]:
     """The explainers by the names that the command line gives them."""
     return tuple(name.replace("_", "-") for name in query.methods(explainers))
@@ -256,13 +294,24 @@ def explainer(method: str, options: Subject) -> Callable:
         checks.require(bool(equals), "option", repr(text), "name=value")
         takes = f"one of {', '.join((*known, 'batch_size'))} (the options of {method})"
         checks.require(name in (*known, "batch_size"), "option", repr(name), takes)
-        try:
-            given[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            given[name] = value
+        checks.require(name not in given, "option", f"{name!r} more than once", "each once")
+        given[name] = _value(value, known.get(name))
     if options.layer is not None and "layer" in known:
         given["layer"] = options.layer
     return functools.partial(function, **given)
+
+
+def _value(text: str, kind: Any) -> Any:
+    """What a word of the command line means to an option: a value of Python's, or the word."""
+    word, inner = text.strip().casefold(), kind.kind if isinstance(kind, Maybe) else kind
+    if isinstance(inner, Flag) and word in ("true", "false"):
+        return word == "true"
+    if isinstance(kind, Maybe) and word == "none":
+        return None
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
 
 
 def _found(method: str) -> Callable:

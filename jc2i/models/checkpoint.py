@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jc2i.checks import invalid
+from jc2i.files import replacing
 from jc2i.models.classifier import (
     Classifier,
     require_same_shapes,
@@ -43,8 +43,7 @@ def save(model: Classifier, path: str | os.PathLike[str], *, overwrite: bool = F
         hint = "holds no model" if overwrite else "exists: pass overwrite=True to replace a model"
         raise FileExistsError(f"{path} {hint}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-        new = Path(scratch) / "new"
+    with replacing(path) as new:
         new.mkdir()
         values = {name: np.asarray(value) for name, value in weights(model).items()}
         write_arrays(new / _WEIGHTS, values)
@@ -54,9 +53,6 @@ def save(model: Classifier, path: str | os.PathLike[str], *, overwrite: bool = F
             "files": checksums(new / _WEIGHTS),
         }
         (new / _DESCRIPTION).write_text(json.dumps(description, indent=2, default=_plain) + "\n")
-        if path.exists():
-            path.rename(Path(scratch) / "old")
-        new.rename(path)
 
 
 def _plain(value: Any) -> Any:
