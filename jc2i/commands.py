@@ -214,8 +214,11 @@ def _said(error: BaseException) -> int:
 
 def reason(error: BaseException) -> str:
     """What an error says, as one line of printable characters."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        text = f"{os.fspath(error.filename)}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        # Files are named by those who write them: what is left is what is printed.
+        name = STANDARD_OUTPUT if error.errno == errno.ENOSPC else None
+        name = name if error.filename is None else os.fsdecode(error.filename)
+        text = f"{name}: {error.strerror}" if name else error.strerror
     elif isinstance(error, MemoryError) or _no_memory(error):
         said = _first_line(error)
         text = f"not enough memory{f' ({said})' if said else ''}"

@@ -122,7 +122,7 @@ def is_finished(place: Place, made: Callable[[], str]) -> bool:
       made: gives what they would be made of; it is asked only where there is something.
     """
     note = _note(place.overlay)
-    if not note or note.get("made") != made():
+    if not note.get("made") or note["made"] != made():
         return False
     try:
         content = place.array.read_bytes()
@@ -140,4 +140,5 @@ def _note(path: Path) -> dict[str, str]:
             note = json.loads(image.info[NOTE])
     except Exception:  # of what is no PNG, or one of others
         return {}
-    return note if isinstance(note, dict) else {}
+    known = isinstance(note, dict) and all(isinstance(word, str) for word in note.values())
+    return note if known else {}

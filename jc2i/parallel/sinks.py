@@ -75,7 +75,7 @@ class Files:
             self._files = [self._begun(*each) for each in zip(paths, leaves, strict=True)]
         for (path, file, _), leaf in zip(self._files, leaves, strict=True):
             with naming(path):
-                file.write(np.ascontiguousarray(leaf).data.cast("B") if leaf.size else b"")
+                file.write(leaf.tobytes())
 
     def give(self, structure: Any) -> Any:
         """The results as arrays that are read from the files as they are used."""

@@ -358,6 +358,77 @@ def test_of_two_processes_one_waits(tmp_path):
     np.testing.assert_array_equal(first["sum"], second["sum"])
 
 
+@pytest.mark.parametrize("devices", [1, 3])
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_folder_holds_a_file_of_each_array(dataset, tmp_path, devices, kept):
+    mesh = parallel.mesh(jax.devices()[:devices])
+    known = {"resume": tmp_path / "kept"} if kept else {}
+    if kept:
+        run(tuple(array[:5] for array in dataset), 2, mesh=mesh, **known)
+    sink, expected = tmp_path / "found", run(dataset, 2, mesh=mesh)
+    found = run(dataset, 2, mesh=mesh, sink=sink, **known)
+    assert_equal(found, expected)
+    assert all(isinstance(array, np.memmap) for array in jax.tree.leaves(found))
+    assert sorted(os.listdir(sink)) == ["draws-0.npy", "draws-1-0.npy", "sum.npy"]
+    np.testing.assert_array_equal(np.load(sink / "draws-0.npy"), expected["draws"][0])
+
+
+def test_one_array_is_one_file(tmp_path):
+    dataset = (np.arange(10, dtype="f4"),)
+    for sink, name in (("found.npy", "found.npy"), ("found", "found/results.npy")):
+        found = run(dataset, function=half, key=None, sink=str(tmp_path / sink))
+        assert_equal_types(np.asarray(run(dataset, function=half, key=None)), np.asarray(found))
+        assert (tmp_path / name).exists()
+    empty = run(dataset, function=lambda v: np.zeros((len(v), 0)), key=None, sink=tmp_path / "e")
+    assert empty.shape == (10, 0)
+    with pytest.raises(ValueError, match=r"sink: got .*both.npy, takes a folder \(a name without"):
+        run(dataset, function=lambda v: (v, v), key=None, sink=tmp_path / "both.npy")
+    assert not (tmp_path / "both.npy").exists()
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_a_function_takes_batch_after_batch(dataset, tmp_path, devices):
+    mesh, taken = parallel.mesh(jax.devices()[:devices]), []
+    known = {"resume": tmp_path, "mesh": mesh, "batch_size": 2}
+    run(tuple(array[4:] for array in dataset), **known)  # other items: none of these
+    run(tuple(array[:4] for array in dataset), **known)
+    held = []
+
+    def take(items, results):
+        taken.append((items, results))
+        held.append(len(list(tmp_path.glob("*.npz"))))
+
+    assert run(dataset, sink=take, **known) is None
+    assert [len(items) for items, _ in taken] == [2] * 5 + [1]
+    np.testing.assert_array_equal(np.concatenate([items for items, _ in taken]), np.arange(COUNT))
+    together = jax.tree.map(lambda *arrays: np.concatenate(arrays), *(r for _, r in taken))
+    assert_equal(together, run(dataset, 2, mesh=mesh))
+    assert held == sorted(held)  # kept before they are handed on, no earlier than they must be
+    assert len(set(held)) == {1: 5, 2: 3, 8: 2}[devices]
+
+
+def test_a_sink_that_fails_or_is_interrupted_leaves_nothing(dataset, tmp_path, untyped):
+    calls = 0
+
+    def fails(*batch):
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return noise(*batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(dataset, function=fails, sink=tmp_path / "found")
+    assert not list((tmp_path / "found").iterdir())
+    (tmp_path / "file").touch()
+    for sink in (tmp_path / "file", tmp_path / "file" / "found.npy"):
+        with pytest.raises(NotADirectoryError) as error:
+            run(dataset, function=None, sink=sink)
+        assert error.value.filename == str(tmp_path / "file")
+    with pytest.raises(ValueError, match="sink: got 3, takes a file or folder, or a function"):
+        run(dataset, sink=3)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", None])
 def test_a_damaged_batch_is_refused_by_name(dataset, tmp_path, content):
     run(dataset, resume=tmp_path)
