@@ -35,11 +35,16 @@ import functools
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+if not __package__:  # run as a script, which finds only the modules beside it
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import experiments  # noqa: F401  first: see there
+
+# isort: split
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,14 +53,12 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
-if not __package__:  # run as a script, which finds only the modules beside it
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from experiments.common.provenance import provenance
 from jc2i import data, models, parallel
 from jc2i.caching import keep_compiled_programs
 from jc2i.checks import Array, invalid, require
-from jc2i.files import replacing, write_whole
+from jc2i.commands import run, unfinished
+from jc2i.files import partial_of, replacing, write_whole
 from jc2i.models.checkpoint import checksums, read_arrays, write_arrays
 from jc2i.tracing import prepared
 
@@ -386,8 +389,9 @@ def _newest(folder: Path) -> Path | None:
 def _discard(folder: Path) -> None:
     # Moved first: a run killed while it deletes leaves no half of a checkpoint behind.
     if folder.exists():
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-            folder.rename(Path(scratch) / "old")
+        moved = partial_of(folder)
+        with unfinished(moved):
+            folder.rename(moved)
 
 
 def _restore(folder: Path, training: Training, state: Any) -> tuple[int, Any]:
@@ -512,10 +516,11 @@ def main() -> None:
 
     keep_compiled_programs()
     training = tyro.cli(Training, description=__doc__)
-    try:
-        record = train(training)
-    except (ValueError, OSError, ImportError) as error:
-        raise SystemExit(f"train.py: {error}") from None
+    run(lambda: _train_and_print(training))
+
+
+def _train_and_print(training: Training) -> None:
+    record = train(training)
     for split in (training.train_split, training.held_out_split):
         figures = record[split]
         print(

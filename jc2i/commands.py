@@ -108,7 +108,14 @@ def _program() -> str:
     return name if name.endswith(".py") and name != "__main__.py" else "jc2i"
 
 
-def run(work: Callable[[], Any], *, in_process: bool = False) -> NoReturn:
+def _is_own_process() -> bool:
+    """Whether this process was started for the program that is running, and not for tests of it."""
+    name = Path(sys.argv[0]).name
+    asked = getattr(sys, "orig_argv", [])[1:]
+    return is_running() or any(Path(word).name == name for word in asked)
+
+
+def run(work: Callable[[], Any], *, in_process: bool | None = None) -> NoReturn:
     """Does a command's work and exits: with what it returns, or one line on standard error.
 
     The work is done by another thread. This one waits, so that an interrupt finds it outside of
@@ -120,8 +127,10 @@ def run(work: Callable[[], Any], *, in_process: bool = False) -> NoReturn:
     Args:
       work: returns the exit code, None for 0.
       in_process: whether others go on using this process, as tests do: what is to be done at an
-        interrupt is then left as it was.
+        interrupt is then left as it was. None finds out.
     """
+    if in_process is None:
+        in_process = not _is_own_process()
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     end_when_interrupted()
     with contextlib.suppress(AttributeError, ValueError, OSError):

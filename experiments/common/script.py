@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ from experiments.common.report import Section, write_figure, write_json, write_r
 from experiments.common.subject import Options
 from experiments.common.tables import write_csv
 from jc2i.caching import keep_compiled_programs
+from jc2i.commands import run
 from jc2i.statistics import Interval
 
 REPORT = "report"
@@ -121,18 +122,23 @@ class Script:
         for name in (*self.results, REPORT):
             commands.command(name=name)(self._command(name))
         try:
-            commands.cli(description=documentation)
-        except (ValueError, OSError) as error:
-            sys.exit(f"error: {error}")
+            work = commands.cli(description=documentation)
+        except ValueError as error:  # an option out of its range
+            work = functools.partial(_refuse, error)
+        run(work)
 
-    def _command(self, name: str) -> Callable[..., None]:
-        def command(study: Any) -> None:
-            print(self.run(name, study))
+    def _command(self, name: str) -> Callable[..., Callable[[], None]]:
+        def command(study: Any) -> Callable[[], None]:
+            return lambda: print(self.run(name, study))
 
         command.__annotations__["study"] = Annotated[self.options, tyro.conf.arg(name="")]
         found = self.results.get(name)
         command.__doc__ = found.__doc__ if found else "All of them, and one page."
         return command
+
+
+def _refuse(error: Exception) -> None:
+    raise error
 
 
 def _section(name: str, result: Result) -> Section:

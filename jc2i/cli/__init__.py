@@ -49,4 +49,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args=arguments,
         use_underscores=False,
     )
-    run(work, in_process=arguments is not None)
+    run(work, in_process=True if arguments is not None else None)
