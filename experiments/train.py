@@ -114,6 +114,8 @@ class Training:
     """Replace a model that is at `out` already."""
     progress: bool = True
     """Show a progress bar with the time left."""
+    distributed: bool = False
+    """Compute with the other processes of a cluster, each of which runs this command."""
 
 
 def train(training: Training) -> dict[str, Any]:
@@ -164,9 +166,10 @@ def train(training: Training) -> dict[str, Any]:
         training.train_split: performance(model, train_images),
         training.held_out_split: performance(model, held_out),
     }
-    models.save(model, training.out, overwrite=True)
-    write_whole(training.out / "training.json", (json.dumps(record, indent=2) + "\n").encode())
-    _discard(checkpoint)
+    if parallel.is_first():
+        models.save(model, training.out, overwrite=True)
+        write_whole(training.out / "training.json", (json.dumps(record, indent=2) + "\n").encode())
+        _discard(checkpoint)
     return record
 
 
@@ -215,7 +218,7 @@ def fit(
     # Of one structure in every epoch, so that a checkpoint is read without knowing its epoch.
     state = (head, body, statistics, head_optimizer.init([head]), optimizer.init([head, body]))
     first, state = _restore(checkpoint, training, state)
-    mesh = _dividing(batch_size, jax.local_devices() if devices is None else devices)
+    mesh = _dividing(batch_size, _devices() if devices is None else devices)
     state = parallel.replicate(state, mesh)
     head, body, statistics, head_moments, moments = state
 
@@ -223,7 +226,8 @@ def fit(
         random = np.random.default_rng((training.seed, epoch))  # so that a resumed run agrees
         order, losses = random.permutation(len(dataset)), []
         for start in range(0, len(order) - batch_size + 1, batch_size):
-            images, labels = dataset[order[start : start + batch_size]]
+            some = order[start : start + batch_size]
+            images, labels = parallel.own_part(dataset.__getitem__, some, mesh)
             if training.augment:
                 images = augment(images, random)
             images, labels = parallel.shard((data.as_float(images), labels), mesh)
@@ -247,7 +251,8 @@ def fit(
             )
         if (epoch + 1) % training.checkpoint_every == 0 or epoch + 1 == _all_epochs(training):
             state = (head, body, statistics, head_moments, moments)
-            save_checkpoint(checkpoint, training, epoch + 1, state)
+            if parallel.is_first():
+                save_checkpoint(checkpoint, training, epoch + 1, state)
         report(mean_loss)
     # Off the mesh, so that the model can be used on any device.
     return nnx.merge(
@@ -255,10 +260,21 @@ def fit(
     )
 
 
+def _devices() -> Sequence[jax.Device]:
+    return jax.devices() if jax.process_count() > 1 else jax.local_devices()
+
+
 def _dividing(batch_size: int, devices: Sequence[jax.Device]) -> Mesh:
-    """A mesh of as many of the devices as divide the images of a step."""
-    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
-    return parallel.mesh(devices[:count])
+    """A mesh of as many of the devices as divide the images of a step, as many of each process."""
+    by_process: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        by_process.setdefault(device.process_index, []).append(device)
+    processes = len(by_process)
+    takes = f"a multiple of the run's {processes} processes"
+    require(batch_size % processes == 0, "batch_size", batch_size, takes)
+    most = min(map(len, by_process.values()))
+    count = max(n for n in range(1, most + 1) if batch_size % (n * processes) == 0)
+    return parallel.mesh([device for own in by_process.values() for device in own[:count]])
 
 
 def _is_head(model: Any, training: Training) -> Callable[[tuple[Any, ...], Any], bool]:
@@ -342,7 +358,7 @@ def performance(model: Any, dataset: data.Dataset, batch_size: int = 256) -> dic
         models.Floats(dataset),
         batch_size,
         model=model,
-        mesh=parallel.mesh(jax.local_devices()),
+        mesh=parallel.mesh(_devices()),
         progress=False,
     )
     return {
@@ -395,6 +411,17 @@ def _discard(folder: Path) -> None:
 
 
 def _restore(folder: Path, training: Training, state: Any) -> tuple[int, Any]:
+    """The epochs that are done and their state, as the first process finds them."""
+    if jax.process_count() == 1:
+        return _restored(folder, training, state)
+    from jax.experimental import multihost_utils
+
+    found = _restored(folder, training, state) if parallel.is_first() else (0, state)
+    epochs, state = multihost_utils.broadcast_one_to_all(found)
+    return int(epochs), state
+
+
+def _restored(folder: Path, training: Training, state: Any) -> tuple[int, Any]:
     path = _newest(folder.absolute())
     if path is None:
         return 0, state
@@ -427,7 +454,7 @@ def _damaged(path: Path) -> ValueError:
 
 def _run(training: Training) -> dict[str, Any]:
     """The arguments that the weights depend on."""
-    others = {"out", "held_out_split", "checkpoint_every", "overwrite", "progress"}
+    others = {"out", "held_out_split", "checkpoint_every", "overwrite", "progress", "distributed"}
     return {name: value for name, value in _arguments(training).items() if name not in others}
 
 
@@ -498,7 +525,7 @@ def _epochs(first: int, training: Training) -> Iterator[tuple[int, Callable[[flo
         TimeRemainingColumn(),
     )
     with Progress(
-        *columns, console=Console(stderr=True), disable=not training.progress
+        *columns, console=Console(stderr=True), disable=not (training.progress and parallel.is_first())
     ) as progress:
         task = progress.add_task("training", total=_all_epochs(training), completed=first)
         for epoch in range(first, _all_epochs(training)):
@@ -520,7 +547,11 @@ def main() -> None:
 
 
 def _train_and_print(training: Training) -> None:
-    record = train(training)
+    with parallel.together(training.distributed):
+        record = train(training)
+        first = parallel.is_first()
+    if not first:
+        return
     for split in (training.train_split, training.held_out_split):
         figures = record[split]
         print(

@@ -172,14 +172,19 @@ def _in_another_thread(work: Callable[[], Any]) -> Any:
 
 
 class Output:
-    """Standard output, for as long as somebody reads it: that nobody does stops nothing else."""
+    """Standard output, for as long as somebody reads it: that nobody does stops nothing else.
 
-    def __init__(self) -> None:
+    Args:
+      heard: False if nothing is to appear, as of all processes of a run but one.
+    """
+
+    def __init__(self, heard: bool = True) -> None:
+        self._heard = heard
         self._error: OSError | None = None
 
     def say(self, text: str) -> None:
         """Has a text appear."""
-        if self._error is None:
+        if self._heard and self._error is None:
             try:
                 print(text, flush=True)
             except OSError as error:

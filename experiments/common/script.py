@@ -14,6 +14,7 @@ from experiments.common.provenance import provenance
 from experiments.common.report import Section, write_figure, write_json, write_report
 from experiments.common.subject import Options
 from experiments.common.tables import write_csv
+from jc2i import parallel
 from jc2i.caching import keep_compiled_programs
 from jc2i.commands import run
 from jc2i.statistics import Interval
@@ -68,6 +69,8 @@ class Script:
     def run(self, command: str, study: Options) -> Path:
         """Computes one table or figure, or all of them, and writes the files.
 
+        Of several processes, all compute and the first writes.
+
         Args:
           command: a name of `results`, or `"report"`.
           study: what to study.
@@ -82,27 +85,32 @@ class Script:
         names = list(self.results) if command == REPORT else [command]
         results: dict[str, Result] = {}
         for number, name in enumerate(names, 1):
-            if study.progress:
+            if study.progress and parallel.is_first():
                 print(f"[{number}/{len(names)}] {name}", flush=True)
             found = self.results[name](measured)
             if found is None:
                 continue
             results[name] = found
+            if not parallel.is_first():
+                continue
             write_csv(study.folder / f"{name}.csv", found.rows)
             for figure, drawn in found.figures.items():
                 write_figure(study.folder / f"{figure}.png", drawn)
         if not results:
             raise ValueError(f"{command}: {self.results[command].__doc__} Not of this study.")
+        page = study.folder / "report.html" if command == REPORT else study.folder
+        claims = self.claims(measured) if command == REPORT else []
+        summary = self.summary(measured, results) if command == REPORT else ""
+        if not parallel.is_first():
+            return page
         write_json(study.folder / f"{command}.json", provenance())
         if command != REPORT:
-            return study.folder
-        claims = self.claims(measured)
+            return page
         write_csv(study.folder / "claims.csv", claims)
-        page = study.folder / "report.html"
         write_report(
             page,
             f"{self.title}: {study.title}",
-            self.summary(measured, results),
+            summary,
             [
                 Section("The paper's claims here", CLAIMS, tables={"claims": claims}),
                 *(_section(name, result) for name, result in results.items()),
@@ -127,9 +135,15 @@ class Script:
             work = functools.partial(_refuse, error)
         run(work)
 
+    def _run_and_print(self, name: str, study: Options) -> None:
+        with parallel.together(study.distributed):
+            page = self.run(name, study)
+            if parallel.is_first():
+                print(page)
+
     def _command(self, name: str) -> Callable[..., Callable[[], None]]:
         def command(study: Any) -> Callable[[], None]:
-            return lambda: print(self.run(name, study))
+            return lambda: self._run_and_print(name, study)
 
         command.__annotations__["study"] = Annotated[self.options, tyro.conf.arg(name="")]
         found = self.results.get(name)

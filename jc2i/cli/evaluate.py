@@ -42,6 +42,8 @@ class Evaluate(subject.Subject):
     """Folder for calibration.csv and explanations.csv; default: print only."""
     resume: Path | None = None
     """Folder that keeps finished batches, so that a killed run goes on where it stopped."""
+    distributed: bool = False
+    """Compute with the other processes of a cluster, each of which runs this command."""
 
 
 def evaluate(options: Evaluate) -> int:
@@ -62,8 +64,13 @@ def evaluate(options: Evaluate) -> int:
     checks.count(images=options.images)
     takes = f"a whole number from 1 to {MOST_STEPS}"
     checks.require(1 <= options.steps <= MOST_STEPS, "steps", options.steps, takes)
+    with parallel.together(options.distributed):
+        return _evaluate(options)
+
+
+def _evaluate(options: Evaluate) -> int:
     explainers = {name: subject.explainer(name, options) for name in options.methods}
-    files = _files(options)
+    files = _files(options) if parallel.is_first() else {}
     with subject.computing_on(options.device) as devices:
         model = subject.load_model(options)
         together = subject.in_flight(options, model)
@@ -80,7 +87,7 @@ def evaluate(options: Evaluate) -> int:
         versions = {BASE: None} if calibrator is None else {BASE: None, "calibrated": calibrator}
         logits = subject.logits(options, model, dataset, devices, options.resume)
         rows = [_calibration(name, logits, dataset.labels, c) for name, c in versions.items()]
-        output, written = commands.Output(), {"calibration": rows}
+        output, written = commands.Output(heard=parallel.is_first()), {"calibration": rows}
         output.say(_table("Calibration", rows))
         if explainers:
             rows = list(_explanations(options, explainers, model, versions, dataset, devices))
@@ -92,7 +99,8 @@ def evaluate(options: Evaluate) -> int:
         for name, path in files.items():
             if name in written:
                 _write(path, written[name], options.overwrite)
-        subject.keep_calibrator(options, calibrator)
+        if parallel.is_first():
+            subject.keep_calibrator(options, calibrator)
         output.close()
     return 0
 

@@ -339,5 +339,6 @@ def computing_on(device: str | None) -> Iterator[Mesh | None]:
     except RuntimeError:
         kinds = sorted({other.platform for other in jax.devices()})
         raise checks.invalid("device", repr(device), f"one of {', '.join(kinds)}") from None
-    with jax.default_device(found[0]):
+    own = [other for other in found if other.process_index == jax.process_index()]
+    with jax.default_device(own[0]):
         yield parallel.mesh(found) if len(found) > 1 else None

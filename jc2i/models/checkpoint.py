@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jc2i.checks import invalid
@@ -100,18 +101,27 @@ def _description(path: Path) -> dict[str, Any]:
 
 def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes named arrays to a folder, an absolute path, as an orbax checkpoint."""
-    import orbax.checkpoint
-
-    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         checkpointer.save(folder, dict(arrays))
 
 
 def read_arrays(folder: Path) -> dict[str, np.ndarray]:
     """Reads what `write_arrays` wrote; whether it is whole, `checksums` tell."""
+    with _checkpointer() as checkpointer:
+        return checkpointer.restore(folder)
+
+
+def _checkpointer() -> Any:
+    """One that does not wait for other processes of a run: they read and write as they need."""
     import orbax.checkpoint
 
-    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(folder)
+    if jax.process_count() == 1:
+        return orbax.checkpoint.StandardCheckpointer()
+    own = jax.process_index()
+    options = orbax.checkpoint.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+    )
+    return orbax.checkpoint.StandardCheckpointer(multiprocessing_options=options)
 
 
 def checksums(folder: Path) -> dict[str, str]:

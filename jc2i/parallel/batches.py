@@ -127,7 +127,8 @@ def map_batches(
             """As many batches as the mesh has devices, and the structure of their results."""
             filled = numbers + numbers[-1:] * (together - len(numbers))
             items = np.concatenate([batches[number] for number in filled])
-            batch = fetch(items)
+            # What is kept is called by what all of it is made of.
+            batch = fetch(items) if store else hosts.own_part(fetch, items, mesh)
             with during(len(numbers)):
                 result = compute(items, batch)
                 leaves, structure = jax.tree.flatten(result)

@@ -5,7 +5,6 @@ import os
 import runpy
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -490,21 +489,46 @@ def test_refuses_bad_input(dataset, changed, message):
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    processes = [start("one_of_two", i, port, tmp_path, devices=2) for i in range(2)]
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=240)
-            assert process.returncode == 0, errors[-3000:]
-    finally:
-        for process in processes:
-            process.kill()
-    alone = shared.explained()
+def test_two_processes_equal_one(tmp_path, of_two):
+    """To the bit, as several devices of one process; the first alone keeps and writes."""
+    for code, errors in of_two(SCRIPT, "one_of_two", tmp_path, devices=2):
+        assert code == 0, errors[-3000:]
+    four = shared.explained(parallel.mesh(jax.devices()[:4]))
     for i in range(2):
         with np.load(tmp_path / f"process{i}.npz") as together:
-            assert set(together.files) == set(alone)
-            for name, values in alone.items():
-                np.testing.assert_allclose(together[name], values, rtol=1e-4, atol=1e-6)
+            assert set(together.files) == set(four)
+            for name, values in four.items():
+                np.testing.assert_array_equal(together[name], values)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_said(tmp_path, of_two):
+    (code, errors), (killed, _) = of_two(SCRIPT, "lost", tmp_path)
+    assert (code, killed) == (2, -signal.SIGKILL)
+    assert errors.splitlines()[-1].startswith("process.py: another process of this run died or can")
+    assert "Traceback" not in errors
+    # On the one that is left the run goes on.
+    computed = []
+    found = run(
+        (np.arange(16.0),),
+        2,
+        lambda values: computed.append(1) or values,
+        key=None,
+        resume=tmp_path,
+        tag="x",
+    )
+    np.testing.assert_array_equal(found, np.arange(16.0))
+    assert len(computed) == 4  # of eight batches, two rounds of two were kept
+
+
+def test_without_other_processes_there_is_no_run_of_several(monkeypatch):
+    for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+        monkeypatch.delenv(name, raising=False)
+    with parallel.together(distributed=False):
+        assert parallel.is_first() and parallel.of_first(b"own") == b"own"
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    with (
+        pytest.raises(ValueError, match="distributed: got JAX_NUM_PROCESSES=two, takes a whole"),
+        parallel.together(),
+    ):
+        pass
