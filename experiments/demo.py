@@ -24,6 +24,7 @@ from experiments.c2i.study import Study
 from experiments.common.script import REPORT
 from jc2i.caching import keep_compiled_programs
 from jc2i.cli import Explain, explain
+from jc2i.commands import run
 
 PHOTOGRAPHS = ("coffee", "chelsea", "astronaut", "rocket")
 """Those of scikit-image that come with it; scikit-learn has two more."""
@@ -110,4 +111,4 @@ def save_photographs(folder: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    run(lambda: tyro.cli(main))

@@ -46,11 +46,16 @@ import functools
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
+if not __package__:  # run as a script, which finds only the modules beside it
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import experiments  # noqa: F401  first: see there
+
+# isort: split
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,14 +64,12 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
-if not __package__:  # run as a script, which finds only the modules beside it
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from experiments.common.provenance import provenance
 from jc2i import calibrators, data, models, parallel, scores
 from jc2i.caching import keep_compiled_programs
 from jc2i.checks import Array, invalid, require
-from jc2i.files import write_whole
+from jc2i.commands import run, unfinished
+from jc2i.files import partial_of, replacing, write_whole
 from jc2i.models.checkpoint import checksums, read_arrays, write_arrays
 from jc2i.options import from_words
 from jc2i.tracing import prepared
@@ -127,6 +130,8 @@ class Training:
     """Replace a model that is at `out` already."""
     progress: bool = True
     """Show a progress bar with the time left."""
+    distributed: bool = False
+    """Compute with the other processes of a cluster, each of which runs this command."""
 
 
 def train(training: Training) -> dict[str, Any]:
@@ -183,9 +188,10 @@ def train(training: Training) -> dict[str, Any]:
         training.train_split: performed(model, train_images),
         training.held_out_split: performed(model, held_out),
     }
-    models.save(model, training.out, overwrite=True)
-    write_whole(training.out / "training.json", (json.dumps(record, indent=2) + "\n").encode())
-    _discard(checkpoint)
+    if parallel.is_first():
+        models.save(model, training.out, overwrite=True)
+        write_whole(training.out / "training.json", (json.dumps(record, indent=2) + "\n").encode())
+        _discard(checkpoint)
     return record
 
 
@@ -236,7 +242,7 @@ def fit(
     # Of one structure in every epoch, so that a checkpoint is read without knowing its epoch.
     state = (head, body, statistics, head_optimizer.init([head]), optimizer.init([head, body]))
     first, state = _restore(checkpoint, training, state)
-    mesh = _dividing(batch_size, jax.local_devices() if devices is None else devices)
+    mesh = _dividing(batch_size, _devices() if devices is None else devices)
     state = parallel.replicate(state, mesh)
     head, body, statistics, head_moments, moments = state
     key = jax.random.key(training.seed)
@@ -247,7 +253,8 @@ def fit(
         order, losses = random.permutation(len(dataset)), []
         epoch_key = jax.random.fold_in(key, epoch)
         for start in range(0, len(order) - batch_size + 1, batch_size):
-            images, labels = dataset[order[start : start + batch_size]]
+            some = order[start : start + batch_size]
+            images, labels = parallel.own_part(dataset.__getitem__, some, mesh)
             if training.augment:
                 images = augment(images, random)
             images, labels = parallel.shard((data.as_float(images), labels), mesh)
@@ -272,7 +279,8 @@ def fit(
             )
         if (epoch + 1) % training.checkpoint_every == 0 or epoch + 1 == _all_epochs(training):
             state = (head, body, statistics, head_moments, moments)
-            save_checkpoint(checkpoint, training, epoch + 1, state)
+            if parallel.is_first():
+                save_checkpoint(checkpoint, training, epoch + 1, state)
         report(mean_loss)
     # Off the mesh, so that the model can be used on any device.
     state = jax.tree.map(jnp.asarray, jax.device_get([head, body, statistics]))
@@ -282,10 +290,21 @@ def fit(
     return trained
 
 
+def _devices() -> Sequence[jax.Device]:
+    return jax.devices() if jax.process_count() > 1 else jax.local_devices()
+
+
 def _dividing(batch_size: int, devices: Sequence[jax.Device]) -> Mesh:
-    """A mesh of as many of the devices as divide the images of a step."""
-    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
-    return parallel.mesh(devices[:count])
+    """A mesh of as many of the devices as divide the images of a step, as many of each process."""
+    by_process: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        by_process.setdefault(device.process_index, []).append(device)
+    processes = len(by_process)
+    takes = f"a multiple of the run's {processes} processes"
+    require(batch_size % processes == 0, "batch_size", batch_size, takes)
+    most = min(map(len, by_process.values()))
+    count = max(n for n in range(1, most + 1) if batch_size % (n * processes) == 0)
+    return parallel.mesh([device for own in by_process.values() for device in own[:count]])
 
 
 def _is_head(model: Any, training: Training) -> Callable[[tuple[Any, ...], Any], bool]:
@@ -376,7 +395,7 @@ def performance(
         models.Floats(dataset),
         batch_size,
         model=scores.probabilities(model, calibrators.Temperature(temperature)),
-        mesh=parallel.mesh(jax.local_devices()),
+        mesh=parallel.mesh(_devices()),
         progress=False,
     )
     return {
@@ -403,14 +422,14 @@ def save_checkpoint(folder: Path, training: Training, epochs: int, state: Any) -
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     leaves = {f"leaf{i}": leaf for i, leaf in enumerate(jax.device_get(jax.tree.leaves(state)))}
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
-        new = Path(scratch) / str(epochs)
+    finished = folder / str(epochs)
+    with replacing(finished) as new:
+        new.mkdir()
         write_arrays(new / _STATE, leaves)
         description = {"run": _run(training), "files": checksums(new / _STATE)}
         (new / _DESCRIPTION).write_text(json.dumps(description))
-        new.rename(folder / new.name)
     for other in folder.iterdir():
-        if other.name != new.name:
+        if other != finished:
             shutil.rmtree(other)
 
 
@@ -423,11 +442,23 @@ def _newest(folder: Path) -> Path | None:
 def _discard(folder: Path) -> None:
     # Moved first: a run killed while it deletes leaves no half of a checkpoint behind.
     if folder.exists():
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-            folder.rename(Path(scratch) / "old")
+        moved = partial_of(folder)
+        with unfinished(moved):
+            folder.rename(moved)
 
 
 def _restore(folder: Path, training: Training, state: Any) -> tuple[int, Any]:
+    """The epochs that are done and their state, as the first process finds them."""
+    if jax.process_count() == 1:
+        return _restored(folder, training, state)
+    from jax.experimental import multihost_utils
+
+    found = _restored(folder, training, state) if parallel.is_first() else (0, state)
+    epochs, state = multihost_utils.broadcast_one_to_all(found)
+    return int(epochs), state
+
+
+def _restored(folder: Path, training: Training, state: Any) -> tuple[int, Any]:
     path = _newest(folder.absolute())
     if path is None:
         return 0, state
@@ -460,7 +491,7 @@ def _damaged(path: Path) -> ValueError:
 
 def _run(training: Training) -> dict[str, Any]:
     """The arguments that the weights depend on."""
-    others = {"out", "held_out_split", "checkpoint_every", "overwrite", "progress"}
+    others = {"out", "held_out_split", "checkpoint_every", "overwrite", "progress", "distributed"}
     return {name: value for name, value in _arguments(training).items() if name not in others}
 
 
@@ -541,7 +572,9 @@ def _epochs(first: int, training: Training) -> Iterator[tuple[int, Callable[[flo
         TimeRemainingColumn(),
     )
     with Progress(
-        *columns, console=Console(stderr=True), disable=not training.progress
+        *columns,
+        console=Console(stderr=True),
+        disable=not (training.progress and parallel.is_first()),
     ) as progress:
         task = progress.add_task("training", total=_all_epochs(training), completed=first)
         for epoch in range(first, _all_epochs(training)):
@@ -559,10 +592,15 @@ def main() -> None:
 
     keep_compiled_programs()
     training = tyro.cli(Training, description=__doc__)
-    try:
+    run(lambda: _train_and_print(training))
+
+
+def _train_and_print(training: Training) -> None:
+    with parallel.together(training.distributed):
         record = train(training)
-    except (ValueError, OSError, ImportError) as error:
-        raise SystemExit(f"train.py: {error}") from None
+        first = parallel.is_first()
+    if not first:
+        return
     for split in (training.train_split, training.held_out_split):
         figures = record[split]
         print(

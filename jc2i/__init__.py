@@ -18,6 +18,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from jc2i import commands
+
+if commands.is_running():
+    commands.end_when_interrupted()  # while the rest is loaded, too
+
 from jc2i import calibrators, explainers, metrics, options, parallel, query, removal, taps
 from jc2i.normalization import is_constant, normalize
 from jc2i.scores import log_odds, logits, probabilities, two_classes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 QUICK = 0.2
@@ -26,6 +27,8 @@ def keep_compiled_programs() -> None:
     """
     import jax
 
+    # A file that cannot be written, or that a killed run has half written: compiled as ever.
+    warnings.filterwarnings("ignore", message="Error .* persistent compilation cache")
     asked = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009 (types know no such option)
     wanted = getattr(jax.config, "jax_enable_compilation_cache")  # noqa: B009
     if asked is None and wanted:

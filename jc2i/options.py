@@ -310,24 +310,37 @@ def _of_default(default: Any) -> Any:
     return Text() if isinstance(default, str) else Anything()
 
 
-def from_words(words: Sequence[str]) -> dict[str, Any]:
+def from_words(words: Sequence[str], kinds: Mapping[str, Any] = {}) -> dict[str, Any]:
     """Options as a command line gives them, each as name=value.
 
     Args:
       words: such as `"steps=300"` and `"baseline=blur"`.
+      kinds: what options take, by name, where it is known.
 
     Returns:
-      Values by name: Python's literals, and words as they are.
+      Values by name: Python's literals, and words as they are; "true", "false" and "none" in any
+      case where an option takes a truth value or None.
 
     Raises:
-      ValueError: for another form.
+      ValueError: for another form, and for an option that is given twice.
     """
     given: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
         checks.require(bool(equals), "option", repr(word), "name=value")
-        try:
-            given[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            given[name] = value
+        checks.require(name not in given, "option", f"{name!r} more than once", "each once")
+        given[name] = _value(value, kinds.get(name))
     return given
+
+
+def _value(text: str, kind: Any) -> Any:
+    """What a word of the command line means to an option: a value of Python's, or the word."""
+    word, inner = text.strip().casefold(), kind.kind if isinstance(kind, Maybe) else kind
+    if isinstance(inner, Flag) and word in ("true", "false"):
+        return word == "true"
+    if isinstance(kind, Maybe) and word == "none":
+        return None
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text

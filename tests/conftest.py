@@ -6,6 +6,9 @@ import dataclasses
 import gc
 import itertools
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 # Before JAX is imported: afterwards both are ignored.
@@ -189,6 +192,44 @@ def transformer():
 def linear():
     """A maker of linear models: `linear(shape, classes=, seed=)`."""
     return Linear.random
+
+
+@pytest.fixture
+def of_two():
+    """Runs a Python program as two processes of one run, on this host."""
+
+    def run(*command, devices=1, during=None):
+        """The exit code and errors of each; `during` is called with the two while they run."""
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        here = os.environ | {
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            # The last of two equal flags counts: only the number of devices is another than here.
+            "XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count={devices}",
+            "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+            "JAX_NUM_PROCESSES": "2",
+        }
+        processes = [
+            subprocess.Popen(
+                [sys.executable, *map(str, command)],
+                env=here | {"JAX_PROCESS_ID": str(number)},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(2)
+        ]
+        try:
+            if during:
+                during(processes)
+            errors = [process.communicate(timeout=300)[1] for process in processes]
+            return [(process.returncode, e) for process, e in zip(processes, errors, strict=True)]
+        finally:
+            for process in processes:
+                process.kill()
+
+    return run
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +14,9 @@ from experiments.common.provenance import provenance
 from experiments.common.report import Section, write_figure, write_json, write_report
 from experiments.common.subject import RunOptions
 from experiments.common.tables import write_csv
+from jc2i import parallel
 from jc2i.caching import keep_compiled_programs
+from jc2i.commands import run
 from jc2i.statistics import Interval
 
 REPORT = "report"
@@ -69,6 +71,8 @@ class Script:
     def run(self, command: str, study: RunOptions) -> Path:
         """Computes one table or figure, or all of them, and writes the files.
 
+        Of several processes, all compute and the first writes.
+
         Args:
           command: a name of `results`, or `"report"`.
           study: what to study.
@@ -83,27 +87,32 @@ class Script:
         names = list(self.results) if command == REPORT else [command]
         results: dict[str, Result] = {}
         for number, name in enumerate(names, 1):
-            if study.progress:
+            if study.progress and parallel.is_first():
                 print(f"[{number}/{len(names)}] {name}", flush=True)
             found = self.results[name](measured)
             if found is None:
                 continue
             results[name] = found
+            if not parallel.is_first():
+                continue
             write_csv(study.folder / f"{name}.csv", found.rows)
             for figure, drawn in found.figures.items():
                 write_figure(study.folder / f"{figure}.png", drawn)
         if not results:
             raise ValueError(f"{command}: {self.results[command].__doc__} Not of this study.")
+        page = study.folder / "report.html" if command == REPORT else study.folder
+        claims = self.claims(measured) if command == REPORT else []
+        summary = self.summary(measured, results) if command == REPORT else ""
+        if not parallel.is_first():
+            return page
         write_json(study.folder / f"{command}.json", provenance())
         if command != REPORT:
-            return study.folder
-        claims = self.claims(measured)
+            return page
         write_csv(study.folder / "claims.csv", claims)
-        page = study.folder / "report.html"
         write_report(
             page,
             f"{self.title}: {study.title}",
-            self.summary(measured, results),
+            summary,
             [
                 Section("The paper's claims here", self.about_claims, tables={"claims": claims}),
                 *(_section(name, result) for name, result in results.items()),
@@ -123,18 +132,29 @@ class Script:
         for name in (*self.results, REPORT):
             commands.command(name=name)(self._command(name))
         try:
-            commands.cli(description=documentation)
-        except (ValueError, OSError) as error:
-            sys.exit(f"error: {error}")
+            work = commands.cli(description=documentation)
+        except ValueError as error:  # an option out of its range
+            work = functools.partial(_refuse, error)
+        run(work)
 
-    def _command(self, name: str) -> Callable[..., None]:
-        def command(study: Any) -> None:
-            print(self.run(name, study))
+    def _run_and_print(self, name: str, study: Options) -> None:
+        with parallel.together(study.distributed):
+            page = self.run(name, study)
+            if parallel.is_first():
+                print(page)
+
+    def _command(self, name: str) -> Callable[..., Callable[[], None]]:
+        def command(study: Any) -> Callable[[], None]:
+            return lambda: self._run_and_print(name, study)
 
         command.__annotations__["study"] = Annotated[self.options, tyro.conf.arg(name="")]
         found = self.results.get(name)
         command.__doc__ = found.__doc__ if found else "All of them, and one page."
         return command
+
+
+def _refuse(error: Exception) -> None:
+    raise error
 
 
 def _section(name: str, result: Result) -> Section:

@@ -49,6 +49,8 @@ class RunOptions:
     """Seed of every random choice."""
     progress: bool = True
     """Whether to show progress bars."""
+    distributed: bool = False
+    """Compute with the other processes of a cluster, each of which runs this command."""
 
     def __post_init__(self) -> None:
         self.refuse_below_one("images", "calibration_images", "batch_size")

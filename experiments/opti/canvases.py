@@ -12,6 +12,7 @@ calibration and the evaluation half out of its test images.
 from __future__ import annotations
 
 import dataclasses
+import io
 import sys
 import zlib
 from pathlib import Path
@@ -24,6 +25,7 @@ if __package__ in (None, ""):  # run as a script, which finds only the modules b
 
 from jc2i import data
 from jc2i.checks import require
+from jc2i.files import write_whole
 
 PIECES = (8, 13)
 """Pieces of other images on a canvas: at least, and fewer than."""
@@ -161,11 +163,15 @@ def write(chosen: Canvases) -> dict[str, int]:
         arrays |= {f"{split}_images": images, f"{split}_labels": labels, f"{split}_boxes": boxes}
         arrays["classes"] = np.array(CLASSES.get(items.name, items.classes))
         counts[split] = len(images)
-    np.savez_compressed(chosen.out, **arrays)  # pyright: ignore[reportArgumentType]
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # pyright: ignore[reportArgumentType]
+    write_whole(chosen.out, content.getvalue())
     return counts
 
 
 if __name__ == "__main__":
     import tyro
 
-    print(write(tyro.cli(Canvases, description=__doc__)))
+    from jc2i.commands import run
+
+    run(lambda: print(write(tyro.cli(Canvases, description=__doc__))))

@@ -203,9 +203,12 @@ class Measurements:
         explain, options = getattr(explainers, method), self.options(method)
         depends = (explain, options, self.subject.score, images.shape, devices(), jax.__version__)
         path = self.subject.store.folder / "seconds" / f"{method}-{parallel.digest(*depends)}.json"
-        if not path.exists():
-            write_json(path, {"method": method, "seconds": self._timed(method)})
-        return json.loads(path.read_text())["seconds"]
+        content = b""
+        if parallel.is_first():
+            if not path.exists():
+                write_json(path, {"method": method, "seconds": self._timed(method)})
+            content = path.read_bytes()
+        return json.loads(parallel.of_first(content))["seconds"]
 
     def _timed(self, method: str) -> float:
         images = self.subject.images[:TIMED]

@@ -13,12 +13,15 @@ import jax
 import numpy as np
 import tyro
 
-from jc2i import checks, data, metrics, parallel, scores
+from jc2i import checks, commands, data, metrics, parallel, scores
 from jc2i.cli import subject
-from jc2i.files import write_whole
+from jc2i.files import try_writing_in, write_whole
 from jc2i.normalization import normalize
 
 BASE = "base"
+
+MOST_STEPS = 10_000
+"""Of a curve: each is a query of every image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Evaluate(subject.Subject):
     """Folder for calibration.csv and explanations.csv; default: print only."""
     resume: Path | None = None
     """Folder that keeps finished batches, so that a killed run goes on where it stopped."""
+    distributed: bool = False
+    """Compute with the other processes of a cluster, each of which runs this command."""
 
 
 def evaluate(options: Evaluate) -> int:
@@ -54,11 +59,18 @@ def evaluate(options: Evaluate) -> int:
       ValueError: an argument is out of range.
       OSError: a file is not there, or exists already.
     """
+    subject.check(options)
     checks.require(bool(options.data), "data", "none", "a labelled folder, or a data set's name")
-    checks.count(images=options.images, steps=options.steps)
+    checks.count(images=options.images)
+    takes = f"a whole number from 1 to {MOST_STEPS}"
+    checks.require(1 <= options.steps <= MOST_STEPS, "steps", options.steps, takes)
+    with parallel.together(options.distributed):
+        return _evaluate(options)
+
+
+def _evaluate(options: Evaluate) -> int:
     explainers = {name: subject.explainer(name, options) for name in options.methods}
-    files = _files(options)
-    subject.check_saving(options)
+    files = _files(options) if parallel.is_first() else {}
     with subject.computing_on(options.device) as devices:
         model = subject.load_model(options)
         together = subject.in_flight(options, model)
@@ -69,29 +81,40 @@ def evaluate(options: Evaluate) -> int:
         )
         if half:
             holdout = subject.labelled(options, model, options.data, "calibration")
-            calibrator = subject.fit_calibrator(options, model, holdout, devices)
+            calibrator = subject.fit_calibrator(options, model, holdout, devices, options.resume)
         else:
-            calibrator = subject.load_calibrator(options, model, devices)
+            calibrator = subject.load_calibrator(options, model, devices, options.resume)
         versions = {BASE: None} if calibrator is None else {BASE: None, "calibrated": calibrator}
-        logits = subject.logits(options, model, dataset, devices)
+        logits = subject.logits(options, model, dataset, devices, options.resume)
         rows = [_calibration(name, logits, dataset.labels, c) for name, c in versions.items()]
-        _print("Calibration", rows)
-        _write(files, "calibration", rows)
+        output, written = commands.Output(heard=parallel.is_first()), {"calibration": rows}
+        output.say(_table("Calibration", rows))
         if explainers:
             rows = list(_explanations(options, explainers, model, versions, dataset, devices))
+            written["explanations"] = rows
             for method in options.methods:
                 chosen = [row for row in rows if row["method"] == method]
-                _print(f"{method}: means with 95 % intervals", chosen)
-            _write(files, "explanations", rows)
+                output.say(_table(f"{method}: means with 95 % intervals", chosen))
+        # All at the end: a run that is killed before can be made again.
+        for name, path in files.items():
+            if name in written:
+                _write(path, written[name], options.overwrite)
+        if parallel.is_first():
+            subject.keep_calibrator(options, calibrator)
+        output.close()
     return 0
 
 
 def _files(options: Evaluate) -> dict[str, Path]:
+    for folder in (options.out, options.resume):
+        if folder is not None:
+            try_writing_in(folder)
     if options.out is None:
         return {}
     files = {name: options.out / f"{name}.csv" for name in ("calibration", "explanations")}
     for path in files.values():
-        subject.refuse_existing(path, options.overwrite)
+        # A run that was killed while it wrote them has written the same.
+        subject.refuse_existing(path, options.overwrite or options.resume is not None)
     return files
 
 
@@ -184,7 +207,7 @@ def _interval(name: str, values: Any) -> dict[str, float]:
     return {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
-def _print(title: str, rows: list[dict[str, Any]]) -> None:
+def _table(title: str, rows: list[dict[str, Any]]) -> str:
     """One column a version: the names of measures are too long to stand side by side."""
     from rich.console import Console
     from rich.table import Table
@@ -193,7 +216,10 @@ def _print(title: str, rows: list[dict[str, Any]]) -> None:
     for name in rows[0]:
         if name not in ("version", "method") and not name.endswith(("_low", "_high")):
             table.add_row(name.replace("_", " "), *(_cell(row, name) for row in rows))
-    Console().print(table)
+    console = Console()
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip("\n")
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:
@@ -202,13 +228,13 @@ def _cell(row: Mapping[str, Any], name: str) -> str:
     return f"{row[name]:.4f}" if isinstance(row[name], float) else str(row[name])
 
 
-def _write(files: Mapping[str, Path], name: str, rows: list[dict[str, Any]]) -> None:
-    if name not in files:
-        return
-    path = files[name]
+def _write(path: Path, rows: list[dict[str, Any]], overwrite: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    write_whole(path, text.getvalue().encode())
+    content = text.getvalue().encode()
+    if path.exists() and path.read_bytes() != content:
+        subject.refuse_existing(path, overwrite)
+    write_whole(path, content)

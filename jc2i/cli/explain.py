@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import io
+import functools
+import hashlib
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from jc2i import checks, data, models, parallel, plots, query
-from jc2i.cli import subject
-from jc2i.files import write_whole
+from jc2i import checks, commands, data, models, parallel, query, tracing
+from jc2i.cli import results, subject
+from jc2i.files import try_writing_in
 
 LONG = 100
 """Evaluations of the model that are announced before they are made."""
 
 WATCHED = 1000
 """Evaluations from which progress within a batch is worth compiling a program that is not kept."""
-
-SMALLEST = 8
-"""Fewest pixels on a side of an image that is worth explaining."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +45,9 @@ class Explain(subject.Subject):
 def explain(options: Explain) -> int:
     """Explains each image that can be; says on standard error why the others cannot.
 
+    Images are read, explained and written batch by batch. Those that a run of the same command has
+    finished stay as they are.
+
     Args:
       options: what to explain, and how.
 
@@ -57,54 +58,232 @@ def explain(options: Explain) -> int:
       ValueError: nothing can be done as asked: an unknown method or layer, say.
       OSError: a file is not there, or cannot be written.
     """
+    subject.check(options)
     checks.count(top=options.top)
-    subject.check_saving(options)
     method = subject.explainer(options.method, options)
     paths = _image_files(options.images)
+    try_writing_in(options.out)
     with subject.computing_on(options.device) as devices:
         model = subject.load_model(options)
-        together = subject.in_flight(options, model)
-        method = subject.bounded(method, together)
+        in_flight = subject.in_flight(options, model)
+        together = min(in_flight, len(paths))
+        method = subject.bounded(method, in_flight)
         names = subject.class_names(options, model)
         target = None if options.target is None else _class_of(options.target, names)
         _check_layer(options, method, model)
         calibrator = subject.load_calibrator(options, model, devices)
-        outputs = _outputs(options, paths)
-        chosen, images, resizing = [], [], subject.resizing(options, model)
-        for path in paths:
-            try:
-                _refuse_existing(outputs[path], options.overwrite)
-                images.append(_read(path, channels=model.channels, **resizing))
-                chosen.append(path)
-            except (ValueError, OSError) as error:
-                print(f"jc2i: {_reason(error)}", file=sys.stderr)
-        if images:
-            pixels = data.as_float(np.stack(images))
-            logits = subject.logits(options, model, pixels, devices)
-            probabilities = np.asarray(
-                jax.nn.softmax(logits if calibrator is None else calibrator(logits))
-            )
-            targets = probabilities.argmax(1) if target is None else np.full(len(images), target)
-            score = subject.score_of(options, model, calibrator)
-            long = _announce(options, method, pixels.shape)
-            maps = parallel.map_batches(
-                lambda score, images, targets, keys: method(score, images, targets, key=keys),
-                (pixels, targets.astype(np.int32)),
+        score = subject.score_of(options, model, calibrator)
+        photographs = _Photographs(options, paths, model)
+        photographs.leave_out_finished(_made_of(options, method, score, target, names))
+        missing = photographs.batches(together)
+        # Of a single batch it is known before anything is compiled that none of it can be read.
+        if len(missing) > together or any(map(photographs.readable, missing.numbers.tolist())):
+            long = _announce(options, method, (len(photographs.wanted), *photographs.blank.shape))
+            output = commands.Output()
+
+            def write(items: np.ndarray, found: Any) -> None:
+                for number, chances, goal, saliency in zip(
+                    missing.numbers[items].tolist(), *found, strict=True
+                ):
+                    title = f"{names[goal]}, {chances[goal]:.0%}"
+                    place = photographs.write(number, saliency, title)
+                    if place:
+                        about = (paths[number], place, chances, int(goal), names, options.top)
+                        output.say(_listed(*about))
+
+            parallel.map_batches(
+                _explained(options, method, target),
+                missing,
                 together,
                 model=score,
-                key=jax.random.key(options.seed),
                 mesh=devices,
                 progress=options.progress and options.method,
                 watched=long,
+                sink=write,
             )
-            options.out.mkdir(parents=True, exist_ok=True)
-            for i, path in enumerate(chosen):
-                title = f"{names[targets[i]]}, {probabilities[i][targets[i]]:.0%}"
-                _write(outputs[path], pixels[i], maps[i], title)
-            # After the last file: a reader of the output that goes away stops nothing else.
-            for i, path in enumerate(chosen):
-                _show(path, outputs[path], probabilities[i], int(targets[i]), names, options.top)
-    return 0 if len(chosen) == len(paths) else 1
+            output.close()
+        subject.keep_calibrator(options, calibrator)
+    return 1 if photographs.failed else 0
+
+
+def _explained(options: Explain, method: Any, target: int | None) -> Callable[..., Any]:
+    """The function of a batch: its probabilities, the class explained, and the maps."""
+
+    @parallel.on_each_device
+    def classified(score: Any, images: Any) -> Any:
+        scores = tracing.prepared(score)(images)
+        probabilities = scores if options.score == "probability" else jax.nn.softmax(scores)
+        predicted = probabilities.argmax(1).astype(jnp.int32)
+        return probabilities, predicted if target is None else jnp.full_like(predicted, target)
+
+    def explained(score: Any, images: Any, keys: Any) -> Any:
+        probabilities, targets = classified(score, images)
+        return probabilities, targets, method(score, images, targets, key=keys)
+
+    return explained
+
+
+def _made_of(
+    options: Explain, method: Any, score: Any, target: int | None, names: Sequence[str]
+) -> Callable[[Path, int], str]:
+    """Gives what the results of a photograph depend on, by its path and number, as a short name.
+
+    There is no name, an empty one, where it cannot be told of a method of the user's.
+    """
+    stochastic = query.method_of(method).stochastic
+    depends = (results.FORMAT, jax.__version__, method, score, target, list(names), options.seed)
+
+    @functools.cache
+    def computation() -> str:
+        try:
+            return parallel.digest(*(depends if stochastic else depends[:-1]))
+        except ValueError:
+            return ""
+
+    def made_of(path: Path, number: int) -> str:
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        resizing = (options.size, options.resize)
+        own = parallel.digest(computation(), content, resizing, number if stochastic else None)
+        return own if computation() else ""
+
+    return made_of
+
+
+class _Photographs:
+    """The photographs of a run, by their number in the order of the command line.
+
+    Attributes:
+      paths: their files.
+      wanted: the numbers of those that are still to be explained.
+      failed: the numbers of those that cannot be.
+      blank: what stands in a batch for one that cannot be read.
+    """
+
+    def __init__(self, options: Explain, paths: Sequence[Path], model: models.Classifier):
+        self.options, self.paths = options, paths
+        resizing = subject.resizing(options, model)
+        self._decode = functools.partial(_read, channels=model.channels, **resizing)
+        self._places = results.places(paths, options.out, options.method)
+        self.blank = np.zeros((*resizing["size"], model.channels), np.uint8)
+        self.wanted = set(range(len(paths)))
+        self.failed: set[int] = set()
+        self._read: dict[int, np.ndarray] = {}
+
+    def leave_out_finished(self, made_of: Callable[[Path, int], str]) -> None:
+        """Finds those that are explained already, and refuses those in whose place others lie."""
+        self._made_of = made_of
+        inputs, finished = {path.resolve() for path in self.paths}, 0
+        for number, path in enumerate(self.paths):
+            place = self._places[path]
+            try:
+                if results.is_finished(place, lambda n=number, p=path: made_of(p, n)):
+                    self.wanted.discard(number)
+                    finished += 1
+                    continue
+                for file in place:
+                    there = file.resolve() in inputs
+                    takes = f"another --out, as {file} is itself to be explained"
+                    checks.require(not there, str(path), "an image", takes)
+                    subject.refuse_existing(file, self.options.overwrite)
+            except (ValueError, OSError) as error:
+                self._fail(number, error)
+        if finished:
+            text = f"jc2i: {finished} of {len(self.paths)} images are explained already"
+            print(text, file=sys.stderr)
+
+    def batches(self, size: int) -> _Batches:
+        """Those batches of so many photographs in which there is one that is wanted.
+
+        They are whole, the same as in a run that was not interrupted, and so is each result.
+        """
+        last = len(self.paths) - 1
+        starts = range(0, len(self.paths), size)
+        batches = [np.minimum(np.arange(start, start + size), last) for start in starts]
+        wanted = [batch for batch in batches if not self.wanted.isdisjoint(batch.tolist())]
+        numbers = np.concatenate(wanted) if wanted else np.arange(0)
+        return _Batches(self, numbers, jax.random.key(self.options.seed))
+
+    def readable(self, number: int) -> bool:
+        """Whether a photograph can be read; it is, and kept until it is written."""
+        if number not in self._read and number not in self.failed:
+            try:
+                self._read[number] = self._decode(self.paths[number])
+            except (ValueError, OSError) as error:
+                self._fail(number, error)
+        return number in self._read
+
+    def image(self, number: int) -> np.ndarray:
+        """A photograph's pixels."""
+        return self._read[number] if self.readable(number) else self.blank
+
+    def write(self, number: int, saliency: np.ndarray, title: str) -> results.Place | None:
+        """Writes a photograph's results, if they are wanted, and lets its pixels go."""
+        image = self._read.pop(number, None)
+        if image is None or number not in self.wanted:
+            return None
+        path = self.paths[number]
+        place = self._places[path]
+        self.options.out.mkdir(parents=True, exist_ok=True)
+        results.write(place, self._made_of(path, number), data.as_float(image), saliency, title)
+        self.wanted.discard(number)
+        return place
+
+    def _fail(self, number: int, error: Exception) -> None:
+        self.wanted.discard(number)
+        self.failed.add(number)
+        print(f"jc2i: {commands.reason(error)}", file=sys.stderr)
+
+
+class _Batches:
+    """Photographs as a data set, of which a batch is read when it is asked for."""
+
+    def __init__(self, photographs: _Photographs, numbers: np.ndarray, key: Any):
+        self.photographs, self.numbers, self.key = photographs, numbers, key
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: np.ndarray) -> tuple[np.ndarray, jax.Array]:
+        numbers = self.numbers[index]
+        images = np.stack([self.photographs.image(number) for number in numbers.tolist()])
+        return data.as_float(images), jax.vmap(jax.random.fold_in, (None, 0))(self.key, numbers)
+
+
+def _listed(
+    path: Path,
+    place: results.Place,
+    probabilities: np.ndarray,
+    target: int,
+    names: Sequence[str],
+    top: int,
+) -> str:
+    """What is said of a photograph: its classes and files."""
+    best = list(np.argsort(-probabilities, kind="stable")[:top])
+    lines = [str(path)]
+    for index in best if target in best else [*best, target]:
+        mark = "*" if index == target else " "
+        lines.append(f"  {mark} {probabilities[index]:6.1%}  {names[index]}")
+    return "\n".join([*lines, f"  {place.overlay} {place.array}"])
+
+
+def _image_files(given: Sequence[Path]) -> list[Path]:
+    """The image files of the command line, those of its folders sorted; results are left out."""
+    checks.require(bool(given), "images", "none", "image files, or folders of them")
+    files: list[Path] = []
+    for path in given:
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if data.is_image_name(p))
+            checks.require(bool(found), "images", f"{path}, which holds no image", "images")
+            files += found
+        elif path.exists():
+            files.append(path)
+        else:
+            raise FileNotFoundError(f"{path}: no such file or folder")
+    photographs = [path for path in dict.fromkeys(files) if not results.is_overlay(path)]
+    got = f"{given[0]}, where there is nothing but what an earlier run made"
+    checks.require(bool(photographs), "images", got, "photographs")
+    return photographs
 
 
 def _announce(options: Explain, method: Any, shape: tuple[int, ...]) -> bool:
@@ -119,22 +298,6 @@ def _announce(options: Explain, method: Any, shape: tuple[int, ...]) -> bool:
     # A gradient takes about as long as three evaluations; a layer has hundreds of features.
     by_feature = cost.forward_a_feature or cost.behind_a_feature
     return bool(by_feature) or shape[0] * (cost.forward + 3 * cost.gradient) >= WATCHED
-
-
-def _image_files(given: Sequence[Path]) -> list[Path]:
-    """The image files of the command line, those of its folders sorted."""
-    checks.require(bool(given), "images", "none", "image files, or folders of them")
-    files: list[Path] = []
-    for path in given:
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if data.is_image_name(p))
-            checks.require(bool(found), "images", f"{path}, which holds no image", "images")
-            files += found
-        elif path.exists():
-            files.append(path)
-        else:
-            raise FileNotFoundError(f"{path}: no such file or folder")
-    return list(dict.fromkeys(files))
 
 
 def _class_of(text: str, names: Sequence[str]) -> int:
@@ -162,61 +325,10 @@ def _check_layer(options: Explain, method: Any, model: models.Classifier) -> Non
     jax.eval_shape(lambda x: method.func(score, x, np.zeros(1, int), **method.keywords), images)
 
 
-def _outputs(options: Explain, paths: Sequence[Path]) -> dict[Path, Path]:
-    """Where each image's results go, without a suffix; those of one name get their folder's too."""
-    count = Counter(path.stem for path in paths)
-    stems = {
-        path: path.stem if count[path.stem] == 1 else f"{path.resolve().parent.name}-{path.stem}"
-        for path in paths
-    }
-    double = [stem for stem, uses in Counter(stems.values()).items() if uses > 1]
-    takes = "images whose file names differ, with their folder's"
-    checks.require(not double, "images", f"several called {double[:1]}", takes)
-    return {
-        path: options.out / f"{stem}.{options.method.replace(':', '.')}"
-        for path, stem in stems.items()
-    }
-
-
-def _files(output: Path) -> tuple[Path, Path]:
-    return output.with_name(f"{output.name}.png"), output.with_name(f"{output.name}.npy")
-
-
-def _refuse_existing(output: Path, overwrite: bool) -> None:
-    for path in _files(output):
-        subject.refuse_existing(path, overwrite)
-
-
 def _read(path: Path, channels: int, **resizing: Any) -> np.ndarray:
     image = data.read_image(path, channels=channels)
     height, width = image.shape[:2]
-    takes = f"an image of at least {SMALLEST}x{SMALLEST} pixels"
-    checks.require(min(height, width) >= SMALLEST, str(path), f"{height}x{width} pixels", takes)
+    smallest = subject.SMALLEST
+    takes = f"an image of at least {smallest}x{smallest} pixels"
+    checks.require(min(height, width) >= smallest, str(path), f"{height}x{width} pixels", takes)
     return data.resize(image[None], **resizing)[0]
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error).splitlines()[0]
-
-
-def _write(output: Path, image: np.ndarray, saliency: np.ndarray, title: str) -> None:
-    png, npy = _files(output)
-    figure = plots.saliency_overlay(image, saliency, title=title)
-    picture, array = io.BytesIO(), io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    np.save(array, saliency, allow_pickle=False)
-    for path, content in ((png, picture), (npy, array)):
-        write_whole(path, content.getvalue())
-
-
-def _show(
-    path: Path, output: Path, probabilities: np.ndarray, target: int, names: Sequence[str], top: int
-) -> None:
-    print(path)
-    listed = list(np.argsort(-probabilities, kind="stable")[:top])
-    for index in listed if target in listed else [*listed, target]:
-        mark = "*" if index == target else " "
-        print(f"  {mark} {probabilities[index]:6.1%}  {names[index]}")
-    print(f"  {' '.join(map(str, _files(output)))}")

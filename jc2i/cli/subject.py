@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import importlib
 import os
@@ -17,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jc2i import calibrators, checks, data, explainers, models, parallel, query, scores, tracing
+from jc2i.files import try_writing_in
 from jc2i.options import from_words
 
 DEFAULT_BATCH = 32
@@ -30,6 +32,12 @@ DEFAULT_SIZE = 224
 
 DEFAULT_CROP_FRACTION = 0.875
 """The share of the shorter side that is kept, where the model's own is not known."""
+
+SMALLEST, LARGEST = 8, 8192
+"""Fewest and most pixels on a side of an image that is explained."""
+
+SEEDS = 2**32
+"""Seeds that differ: of a larger number JAX keeps the last 32 bits."""
 
 IMAGENET = "efficientnet-lite0"
 """A pretrained name whose classes are ImageNet's."""
@@ -82,6 +90,25 @@ class Subject:
     """Replace files of an earlier run."""
     progress: bool = True
     """Show progress on standard error."""
+
+
+def check(options: Subject) -> None:
+    """Refuses, before any work, options that are out of range or files that cannot be written."""
+    if options.size is not None:
+        fits = SMALLEST <= options.size <= LARGEST
+        takes = f"a whole number from {SMALLEST} to {LARGEST}"
+        checks.require(fits, "size", options.size, takes)
+    if options.batch_size is not None:
+        checks.count(batch_size=options.batch_size)
+    checks.count(classes=options.classes)
+    takes = f"a whole number from 0 to {SEEDS - 1}"
+    checks.require(0 <= options.seed < SEEDS, "seed", options.seed, takes)
+    if options.save_calibrator is not None:
+        fits = options.calibration is not None and not _is_calibrator(Path(options.calibration))
+        takes = "--calibration with labelled images to fit one on"
+        checks.require(fits, "save_calibrator", str(options.save_calibrator), takes)
+        refuse_existing(options.save_calibrator, options.overwrite)
+        try_writing_in(options.save_calibrator.parent)
 
 
 def load_model(options: Subject) -> models.Classifier:
@@ -147,45 +174,44 @@ def _published(options: Subject, model: models.Classifier) -> str | None:
 
 
 def _lines(argument: str, path: Path, count: int) -> list[str]:
-    lines = path.read_text().splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise checks.invalid(argument, f"{path}, which is no text", "a text file") from None
     takes = f"one for each of the model's {count} classes"
     checks.require(len(lines) == count, argument, f"{len(lines)} lines in {path}", takes)
     return lines
 
 
 def logits(
-    options: Subject, model: models.Classifier, images: Any, devices: Mesh | None
+    options: Subject,
+    model: models.Classifier,
+    dataset: data.Dataset,
+    devices: Mesh | None,
+    resume: Path | None = None,
 ) -> np.ndarray:
-    """The model's logits of images (an array, or a data set whose labels are passed over)."""
-    dataset = models.Floats(images) if isinstance(images, data.Dataset) else images
+    """The model's logits of a data set's images, finished batches of which may be kept."""
     return parallel.map_batches(
         parallel.on_each_device(lambda model, images: tracing.prepared(model)(images)),
-        dataset,
+        models.Floats(dataset),
         options.batch_size or DEFAULT_BATCH,
         model=model,
         mesh=devices,
         progress=options.progress and "scores",
+        resume=resume and resume / "scores",
     )
 
 
-def load_calibrator(options: Subject, model: models.Classifier, devices: Mesh | None) -> Any:
+def load_calibrator(
+    options: Subject, model: models.Classifier, devices: Mesh | None, resume: Path | None = None
+) -> Any:
     """The calibrator that the options name, fitted if need be; None for none."""
     if options.calibration is None:
         return None
     path = Path(options.calibration)
     if _is_calibrator(path):
         return _fitting(calibrators.load(path), model)
-    return fit_calibrator(options, model, labelled(options, model, path, "all"), devices)
-
-
-def check_saving(options: Subject) -> None:
-    """Refuses, before any work, to keep a calibrator that is not fitted, or over another's file."""
-    if options.save_calibrator is None:
-        return
-    fits = options.calibration is not None and not _is_calibrator(Path(options.calibration))
-    takes = "--calibration with labelled images to fit one on"
-    checks.require(fits, "save_calibrator", str(options.save_calibrator), takes)
-    refuse_existing(options.save_calibrator, options.overwrite)
+    return fit_calibrator(options, model, labelled(options, model, path, "all"), devices, resume)
 
 
 def _is_calibrator(path: Path) -> bool:
@@ -204,18 +230,28 @@ def _fitting(calibrator: Any, model: models.Classifier) -> Any:
 
 
 def fit_calibrator(
-    options: Subject, model: models.Classifier, holdout: data.Dataset, devices: Mesh | None
+    options: Subject,
+    model: models.Classifier,
+    holdout: data.Dataset,
+    devices: Mesh | None,
+    resume: Path | None = None,
 ) -> Any:
-    """A calibrator fitted on labelled images, and kept if asked for."""
+    """A calibrator fitted on labelled images."""
     fit = getattr(calibrators, f"fit_{options.calibrator}")
-    fitted = fit(logits(options, model, holdout, devices), holdout.labels)
+    return fit(logits(options, model, holdout, devices, resume), holdout.labels)
+
+
+def keep_calibrator(options: Subject, calibrator: Any) -> None:
+    """Keeps a fitted calibrator if asked for: last, so that a killed run can be made again."""
     if options.save_calibrator is not None:
-        calibrators.save(fitted, options.save_calibrator)
-    return fitted
+        options.save_calibrator.parent.mkdir(parents=True, exist_ok=True)
+        calibrators.save(calibrator, options.save_calibrator)
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raises if there is something at a path that is to be written."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists: pass --overwrite to replace it")
 
@@ -226,6 +262,7 @@ def score_of(options: Subject, model: models.Classifier, calibrator: Any) -> Any
     return compose(model, calibrator)
 
 
+@functools.cache
 def methods() -> tuple[str, ...]:
     """The explainers by the names that the command line gives them."""
     return tuple(name.replace("_", "-") for name in query.methods(explainers))
@@ -250,7 +287,7 @@ def explainer(method: str, options: Subject) -> Callable:
     """An explainer by name, or by module:function, with the command line's options."""
     function = _found(method)
     known = query.method_of(function).kinds
-    given = from_words(options.option)
+    given = from_words(options.option, known)
     takes = f"one of {', '.join((*known, 'batch_size'))} (the options of {method})"
     for name in given:
         checks.require(name in (*known, "batch_size"), "option", repr(name), takes)
@@ -284,5 +321,6 @@ def computing_on(device: str | None) -> Iterator[Mesh | None]:
     except RuntimeError:
         kinds = sorted({other.platform for other in jax.devices()})
         raise checks.invalid("device", repr(device), f"one of {', '.join(kinds)}") from None
-    with jax.default_device(found[0]):
+    own = [other for other in found if other.process_index == jax.process_index()]
+    with jax.default_device(own[0]):
         yield parallel.mesh(found) if len(found) > 1 else None

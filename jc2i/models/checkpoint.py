@@ -6,15 +6,16 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jc2i import files
 from jc2i.checks import Refusal, invalid
+from jc2i.files import replacing
 from jc2i.models.classifier import (
     Classifier,
     require_same_shapes,
@@ -51,8 +52,7 @@ def save(model: Classifier, path: str | os.PathLike[str], *, overwrite: bool = F
         hint = "holds no model" if overwrite else "exists: pass overwrite=True to replace a model"
         raise FileExistsError(f"{path} {hint}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-        new = Path(scratch) / "new"
+    with replacing(path) as new:
         new.mkdir()
         values = {name: np.asarray(value) for name, value in weights(model).items()}
         write_arrays(new / _WEIGHTS, values)
@@ -63,9 +63,6 @@ def save(model: Classifier, path: str | os.PathLike[str], *, overwrite: bool = F
             "checksum": _checksum(model.architecture, model.options),
         }
         (new / _DESCRIPTION).write_text(json.dumps(description, indent=2, default=_plain) + "\n")
-        if path.exists():
-            path.rename(Path(scratch) / "old")
-        new.rename(path)
 
 
 def _checksum(architecture: str, options: Mapping[str, Any]) -> str:
@@ -158,18 +155,27 @@ def _size(folder: Path) -> int:
 
 def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes named arrays to a folder, an absolute path, as an orbax checkpoint."""
-    import orbax.checkpoint
-
-    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         checkpointer.save(folder, dict(arrays))
 
 
 def read_arrays(folder: Path) -> dict[str, np.ndarray]:
     """Reads what `write_arrays` wrote; whether it is whole, `checksums` tell."""
+    with _checkpointer() as checkpointer:
+        return checkpointer.restore(folder)
+
+
+def _checkpointer() -> Any:
+    """One that does not wait for other processes of a run: they read and write as they need."""
     import orbax.checkpoint
 
-    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(folder)
+    if jax.process_count() == 1:
+        return orbax.checkpoint.StandardCheckpointer()
+    own = jax.process_index()
+    options = orbax.checkpoint.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+    )
+    return orbax.checkpoint.StandardCheckpointer(multiprocessing_options=options)
 
 
 def array_shapes(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import http.client
 import importlib.metadata
-import tempfile
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from jc2i import files
 from jc2i.caching import folder as cache_folder
 from jc2i.checks import invalid
+from jc2i.files import replacing
 from jc2i.models.classifier import Classifier
 from jc2i.models.import_torch import from_torch
 from jc2i.models.torch_files import MAX_BYTES
@@ -262,15 +262,14 @@ def _installed(name: str, entry: Pretrained) -> Path:
 def _download(name: str, entry: Pretrained, path: Path) -> None:
     """Brings the file to its path, where it appears whole and verified or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-        new = Path(scratch) / path.name
+    with replacing(path) as new:
         try:
             _copy(entry.source, new)
         except (OSError, http.client.HTTPException) as error:
             raise ConnectionError(
                 f"{name}: cannot download {entry.source} ({error}); put the file by hand at {path}"
             ) from error
-        _verified(new, entry, f", as {entry.source} gave it").rename(path)
+        _verified(new, entry, f", as {entry.source} gave it")
 
 
 def _copy(url: str, path: Path) -> None:

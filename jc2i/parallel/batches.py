@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -12,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jc2i import checks, streaming
-from jc2i.parallel import identity
+from jc2i.parallel import hosts, identity, sinks
 from jc2i.parallel.mesh import part, replicate, shard
 from jc2i.parallel.store import Kept, Store, outline, tree_of
 from jc2i.precision import full_precision
@@ -35,6 +38,7 @@ def map_batches(
     watched: bool = False,
     resume: str | os.PathLike | None = None,
     tag: str = "",
+    sink: sinks.Given | None = None,
 ) -> Any:
     """Applies a function of a batch to a whole data set: padded, on every device, resumable.
 
@@ -68,13 +72,22 @@ def map_batches(
         computations may share a folder; of two processes with the same one, one waits.
       tag: what the function is known by, in place of its code and all that it closes over, where
         those are too much or cannot be told. See `digest`.
+      sink: where results go, for more than memory holds. A file `*.npy`, for results of one array,
+        or a folder, for a file `*.npy` of each array: they appear when they are whole, so that a
+        run that may be killed needs `resume` besides. Or a function that takes the indices of the
+        items of one batch and their results, and is called with one batch after the other, in
+        order. Of several processes, the first writes the files or calls the function. None holds
+        all results in memory.
 
     Returns:
-      The pytree of results for the whole data set as NumPy arrays.
+      The pytree of results for the whole data set as NumPy arrays: those of files are read from
+      them as they are used. Nothing for a function.
 
     Raises:
       ValueError: for an empty data set, a result without the batch as leading axis, a damaged file
-        in the `resume` folder, or a function that needs a tag.
+        in the `resume` folder, a function that needs a tag, or a sink that is one file for several
+        arrays.
+      OSError: a file cannot be written; it is named.
     """
     checks.count(batch_size=batch_size)
     fetch, length = _indexing(dataset)
@@ -82,13 +95,21 @@ def map_batches(
     batches = [  # the last is filled up with its last item
         np.minimum(np.arange(start, start + size), length - 1) for start in range(0, length, size)
     ]
+    several = mesh is not None and mesh.is_multi_process
+    # The processes of one run compute together. The first alone keeps batches and fills the sink,
+    # and it holds the lock for all of them.
+    first = hosts.is_first() or not several
     store = None
-    if resume is not None:
+    if resume is not None and first:
         store = _store(Path(resume), function, tag, (model, key, size))
-    # The processes of one run compute together: the first holds the lock for all of them.
-    lock = store.alone() if store and jax.process_index() == 0 else contextlib.nullcontext()
-    with lock, full_precision():
-        kept = _finished(store, batches, fetch, mesh) if store else {}
+    with (
+        store.alone() if store else contextlib.nullcontext(),
+        full_precision(),
+        sinks.opened(sink if first else None, length) as results,
+    ):
+        kept = _finished(store, batches, fetch) if store else {}
+        if several and resume is not None:
+            kept = _known_to_all(kept)
         missing = [number for number in range(len(batches)) if number not in kept]
         mesh = _fitting(mesh, len(missing), function)
         together = 1 if mesh is None else mesh.size
@@ -102,32 +123,47 @@ def map_batches(
                 batch = shard(batch, mesh)
             return function(*batch) if model is None else function(model, *batch)
 
+        def compute_together(numbers: list[int]) -> tuple[list[Kept], Any]:
+            """As many batches as the mesh has devices, and the structure of their results."""
+            filled = numbers + numbers[-1:] * (together - len(numbers))
+            items = np.concatenate([batches[number] for number in filled])
+            # What is kept is called by what all of it is made of.
+            batch = fetch(items) if store else hosts.own_part(fetch, items, mesh)
+            with during(len(numbers)):
+                result = compute(items, batch)
+                leaves, structure = jax.tree.flatten(result)
+                leaves = [_on_host(leaf, len(items)) for leaf in leaves]
+            computed = []
+            for place, number in enumerate(numbers):
+                begin, count = place * size, min(size, length - number * size)
+                own = [leaf[begin : begin + count] for leaf in leaves]
+                computed.append(Kept(own, outline(result)))
+                if store:
+                    inputs = tuple(array[begin : begin + size] for array in batch)
+                    store.write(store.path((batches[number], inputs)), computed[-1])
+            return computed, structure
+
         structure = None
+        waiting: list[Kept] = []  # computed, and yet to be taken: in the order of the data set
+        arrays = None
         with _progress(progress, len(batches), len(kept), watched) as during:
-            for start in range(0, len(missing), together):
-                numbers = missing[start : start + together]
-                filled = numbers + numbers[-1:] * (together - len(numbers))
-                items = np.concatenate([batches[number] for number in filled])
-                batch = fetch(items)
-                with during(len(numbers)):
-                    result = compute(items, batch)
-                    leaves, structure = jax.tree.flatten(result)
-                    leaves = [_on_host(leaf, len(items)) for leaf in leaves]
-                for place, number in enumerate(numbers):
-                    first, count = place * size, min(size, length - number * size)
-                    own = [leaf[first : first + count] for leaf in leaves]
-                    kept[number] = Kept(own, outline(result))
-                    if store:
-                        inputs = tuple(array[first : first + size] for array in batch)
-                        store.write(store.path((batches[number], inputs)), kept[number])
-        if structure is None:
-            structure = _structure(kept[0], lambda: compute(batches[0], fetch(batches[0])))
-    alike = len({len(batch.leaves) for batch in kept.values()}) == 1
-    takes = "another tag for another function"
-    checks.require(alike, "tag", f"{tag!r}, with results of several structures", takes)
-    numbers = range(len(batches))
-    columns = zip(*(kept[number].leaves for number in numbers), strict=True)
-    return jax.tree.unflatten(structure, [np.concatenate(arrays) for arrays in columns])
+            for number, items in enumerate(batches):
+                if number in kept:
+                    batch = _read(store, kept[number], several)
+                    if structure is None:
+                        structure = _structure(batch, lambda i=items: compute(i, fetch(i)))
+                else:
+                    if not waiting:
+                        waiting, structure = compute_together(missing[:together])
+                        missing = missing[together:]
+                    batch = waiting.pop(0)
+                arrays = len(batch.leaves) if arrays is None else arrays
+                got = f"{tag!r}, with results of several structures"
+                takes = "another tag for another function"
+                checks.require(arrays == len(batch.leaves), "tag", got, takes)
+                begin = number * size
+                results.take(np.arange(begin, min(begin + size, length)), batch.leaves, structure)
+        return results.give(structure)
 
 
 def _indexing(dataset: Any) -> tuple[Callable[[np.ndarray], tuple], int]:
@@ -170,18 +206,34 @@ _SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision")
 """JAX's settings that numbers depend on."""
 
 
-def _finished(store: Store, batches: list, fetch: Callable, mesh: Mesh | None) -> dict[int, Kept]:
-    """The batches kept by every process, so that all agree on which ones to compute together."""
-    several = mesh is not None and mesh.is_multi_process
-    if not several and store.is_empty():
+def _finished(store: Store, batches: list, fetch: Callable) -> dict[int, Path | None]:
+    """The files of the batches that are kept."""
+    if store.is_empty():
         return {}  # nothing is decoded only to be called by a name
     paths = [store.path((index, fetch(index))) for index in batches]
-    there = np.array([path.exists() for path in paths])
-    if several:
-        from jax.experimental import multihost_utils
+    return {number: path for number, path in enumerate(paths) if path.exists()}
 
-        there = np.all(np.asarray(multihost_utils.process_allgather(there)), axis=0)
-    return {int(number): store.read(paths[number]) for number in np.flatnonzero(there)}
+
+def _known_to_all(kept: dict[int, Path | None]) -> dict[int, Path | None]:
+    """What the first process has kept: which batches, to the others."""
+    numbers = json.loads(hosts.of_first(json.dumps(list(kept)).encode()))
+    return {number: kept.get(number) for number in numbers}
+
+
+def _read(store: Store | None, path: Path | None, several: bool) -> Kept:
+    """A kept batch, which every process of a run is given by the first."""
+    kept = store.read(path) if store and path else Kept([], None)
+    if not several:
+        return kept
+    types = [(leaf.dtype.name, leaf.shape) for leaf in kept.leaves]
+    about = json.loads(hosts.of_first(json.dumps([kept.outline, types]).encode()))
+    contents = [np.ascontiguousarray(leaf).tobytes() for leaf in kept.leaves]
+    contents = iter(contents if hosts.is_first() else [b""] * len(about[1]))
+    leaves = [
+        np.frombuffer(hosts.of_first(next(contents)), jnp.dtype(name)).reshape(shape)
+        for name, shape in about[1]
+    ]
+    return Kept(leaves, about[0])
 
 
 def _fitting(mesh: Mesh | None, batches: int, function: Callable) -> Mesh | None:
@@ -229,8 +281,8 @@ def _progress(
     if not progress or jax.process_index() != 0:
         yield lambda count: contextlib.nullcontext()
         return
-    from rich import console
     from rich import progress as bar
+    from rich.console import Console
 
     name = "batches" if progress is True else progress
     columns = (
@@ -242,7 +294,9 @@ def _progress(
         bar.TextColumn("left"),
         bar.TimeRemainingColumn(),
     )
-    with bar.Progress(*columns, console=console.Console(stderr=True)) as shown:
+    # What goes to standard output stays there, if that is no terminal that the bar is on too.
+    console = Console(stderr=True)
+    with bar.Progress(*columns, console=console, redirect_stdout=sys.stdout.isatty()) as shown:
         task = shown.add_task(name, total=total, completed=done)
         started, said = None, False
 

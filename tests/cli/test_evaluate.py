@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import time
 
 import jax
 import jax.numpy as jnp
@@ -134,3 +135,41 @@ def test_a_folder_of_other_classes_is_refused(run, tmp_path, labelled):
     code, _, errors = run("evaluate", tmp_path)
     assert code == 2
     assert errors.startswith(f"jc2i: folders: got 2 classes in {tmp_path}, takes the model's 3")
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.*")}
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_and_one_goes_on_alone(
+    run, labelled, tmp_path, saved_model, of_two
+):
+    """The first writes; where the second is killed, the first says so and what is kept counts."""
+    common = (
+        *("evaluate", labelled, "--calibration", "half", "--batch-size", "1", "--images", "6"),
+        *("--methods", "sensitivity", "rise", "--option", "masks=8", "grid=3"),
+    )
+    arguments = (*common[:-4], "--steps", "5", "--model", saved_model, "--no-progress")
+    several = ("-m", "jc2i", *arguments, "--distributed")
+
+    def kept(out):
+        return ("--out", out, "--save-calibrator", out / "kept.npz", "--resume", tmp_path / "r")
+
+    alone, together, resumed = (tmp_path / name for name in ("alone", "together", "resumed"))
+    written = ("--out", together, "--save-calibrator", together / "kept.npz")
+    assert [code for code, _ in of_two(*several, *written)] == [0, 0]
+    assert run(*arguments[:-3], *kept(alone)[:4])[0] == 0
+    assert files(together) == files(alone) and len(files(alone)) == 3
+
+    def kill_the_second(processes):
+        while len(list((tmp_path / "r").rglob("*.npz"))) < 30:
+            assert processes[0].poll() is None
+            time.sleep(0.01)
+        processes[1].kill()
+
+    (code, errors), _ = of_two(*several, *kept(resumed), during=kill_the_second)
+    assert code == 2 and not resumed.exists()
+    assert errors.splitlines()[-1].startswith("jc2i: another process of this run died or cannot")
+    assert run(*arguments[:-3], *kept(resumed))[0] == 0
+    assert files(resumed) == files(alone)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,10 @@ import pytest
 from PIL import Image
 
 import jc2i
-from jc2i import calibrators, cli, data, models
+from jc2i import calibrators, cli, data, models, parallel
+from jc2i.cli import results
+
+from .conftest import noise
 
 
 def files(folder):
@@ -96,6 +101,174 @@ def test_nothing_is_overwritten_unless_asked_for(run, photographs, tmp_path):
     assert refused.stat().st_size > 1000
 
 
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def several(tmp_path):
+    """Seven photographs: with a batch of two, four batches."""
+    folder = tmp_path / "several"
+    folder.mkdir()
+    for index in range(7):
+        Image.fromarray(noise(index, 20, 20, 3)).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.mark.parametrize("method", ["grad-cam", "rise"])
+def test_a_run_goes_on_where_it_stopped(run, several, tmp_path, monkeypatch, method):
+    """At most one batch is lost, and every file is that of a run that was not interrupted."""
+    arguments = ("explain", several, "--method", method, "--batch-size", "2", "--device", "cpu")
+    arguments += ("--option", "masks=8", "grid=3") if method == "rise" else ()
+    code, whole_output, errors = run(*arguments, "--out", tmp_path / "whole")
+    assert (code, errors) == (0, "")
+    write, written = results.write, []
+
+    def interrupted(place, *rest):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        write(place, *rest)
+        written.append(place.overlay.name[0])
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "write", interrupted)
+        code, output, _ = run(*arguments, "--out", out)
+    # What is done is written and listed, though the eight devices compute all of it at once.
+    assert code == 130 and written == ["0", "1", "2"]
+    assert whole_output.replace("/whole/", "/out/").startswith(output)
+    explained = []
+    read_image = data.read_image
+    monkeypatch.setattr(
+        data, "read_image", lambda path, **o: explained.append(path.stem) or read_image(path, **o)
+    )
+    code, _, errors = run(*arguments, "--out", out)
+    assert (code, errors) == (0, "jc2i: 3 of 7 images are explained already\n")
+    # Of the batch that was begun all is computed again, so that it is the same batch.
+    assert explained == ["2", "3", "4", "5", "6"]
+    assert contents(out) == contents(tmp_path / "whole")
+    explained.clear()
+    assert run(*arguments, "--out", out)[0] == 0 and explained == []
+
+
+def test_what_a_result_depends_on_is_not_taken_for_finished(run, several, tmp_path, photographs):
+    out, paths = tmp_path / "out", [several / f"{index}.png" for index in range(3)]
+    assert run("explain", *paths, "--out", out)[0] == 0
+    before = contents(out)
+    for other in (("--score", "logit"), ("--resize", "squash"), ("--option", "relu=false")):
+        code, _, errors = run("explain", *paths, "--out", out, *other)
+        assert code == 1 and errors.count(" exists: pass --overwrite to replace it\n") == 3
+    assert contents(out) == before
+    # A stochastic method depends on the place of an image among the others, too.
+    rise = ("--out", tmp_path / "rise", "--method", "rise", "--option", "masks=5", "grid=3")
+    assert run("explain", *paths, *rise)[0] == 0
+    code, _, errors = run("explain", *paths[:2], several / "4.png", *rise)
+    assert code == 0 and errors == "jc2i: 2 of 3 images are explained already\n"
+    code, _, errors = run("explain", *paths[1:], *rise)
+    assert code == 1 and errors.count("exists") == 2
+    assert run("explain", *paths, *rise, "--seed", "1", "--overwrite")[0] == 0
+    # Another photograph of the same name.
+    paths[0].write_bytes((photographs / "second.png").read_bytes())
+    code, _, errors = run("explain", *paths, "--out", out)
+    assert code == 1 and errors.splitlines() == [
+        f"jc2i: {out}/0.grad-cam.png exists: pass --overwrite to replace it",
+        "jc2i: 2 of 3 images are explained already",
+    ]
+
+
+def test_results_are_no_photographs(run, several, tmp_path):
+    arguments = ("explain", several, "--out", several)
+    assert run(*arguments)[0] == 0
+    code, output, errors = run(*arguments)
+    assert (code, output, errors) == (0, "", "jc2i: 7 of 7 images are explained already\n")
+    assert len(files(several)) == 21
+    given = sorted(several.glob("*.png"))  # as a shell gives them
+    assert run("explain", *given, "--out", several)[0] == 0 and len(files(several)) == 21
+    overlay = several / "0.grad-cam.png"
+    code, _, errors = run("explain", overlay)
+    assert code == 2 and errors.startswith(f"jc2i: images: got {overlay}, where there is nothing")
+
+
+def test_photographs_that_differ_in_their_suffix_alone(run, photographs, tmp_path):
+    for name in ("x.png", "x.jpg"):
+        Image.fromarray(noise(0, 20, 20, 3)).save(tmp_path / name)
+    code, _, errors = run("explain", tmp_path, "--out", tmp_path / "out")
+    assert (code, errors) == (0, "")
+    assert files(tmp_path / "out")[1::2] == ["x.jpg.grad-cam.png", "x.png.grad-cam.png"]
+
+
+def test_no_photograph_is_overwritten(run, tmp_path):
+    for name in ("x.png", "x.grad-cam.png"):
+        Image.fromarray(noise(0, 20, 20, 3)).save(tmp_path / name)
+    before = (tmp_path / "x.grad-cam.png").read_bytes()
+    code, _, errors = run("explain", tmp_path, "--out", tmp_path, "--overwrite")
+    assert code == 1 and "takes another --out" in errors and errors.count("\n") == 1
+    assert (tmp_path / "x.grad-cam.png").read_bytes() == before
+    assert files(tmp_path)[:2] == ["x.grad-cam.grad-cam.npy", "x.grad-cam.grad-cam.png"]
+
+
+def test_a_full_disk_names_the_file_and_what_is_done_stays(run, several, tmp_path, monkeypatch):
+    write_bytes, out = Path.write_bytes, tmp_path / "out"
+
+    def full(path, content):
+        if "4.grad-cam.npy" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        code, _, errors = run("explain", several, "--out", out, "--batch-size", "2")
+    assert code == 2 and errors == f"jc2i: {out}/4.grad-cam.npy: No space left on device\n"
+    assert len(files(out)) == 8
+    code, _, errors = run("explain", several, "--out", out, "--batch-size", "2")
+    assert code == 0 and errors == "jc2i: 4 of 7 images are explained already\n"
+
+
+def test_where_nothing_can_be_written_is_found_before_the_work(run, several, tmp_path, labelled):
+    file = several / "0.png"
+    for options in (
+        ("--out", file),
+        ("--out", file / "deeper"),
+        ("--calibration", labelled, "--save-calibrator", file / "kept.npz"),
+    ):
+        code, output, errors = run("explain", several, *options, model="nowhere")
+        assert (code, output, errors) == (2, "", f"jc2i: {file}: Not a directory\n")
+
+
+def test_words_are_truth_values(run, photographs, tmp_path):
+    photo, maps = photographs / "first.jpg", {}
+    for word in ("false", "False", "true", "none"):
+        out = tmp_path / word
+        arguments = ("--method", "smoothgrad", "--option", "samples=2", f"relative={word}")
+        code, _, errors = run("explain", photo, *arguments, "--out", out)
+        if word == "none":
+            assert code == 2 and errors == "jc2i: relative: got 'none', takes True or False\n"
+        else:
+            assert code == 0, errors
+            maps[word] = np.load(out / "first.smoothgrad.npy")
+    np.testing.assert_array_equal(maps["false"], maps["False"])
+    assert not np.array_equal(maps["false"], maps["true"])
+
+
+def test_nothing_but_unreadable_images(run, tmp_path, monkeypatch):
+    """Nothing is compiled for them."""
+    (tmp_path / "text.png").write_text("none")
+    monkeypatch.setattr(parallel, "map_batches", None)
+    code, output, errors = run("explain", tmp_path, "--out", tmp_path)
+    assert (code, output) == (1, "") and errors.endswith("takes an image file\n")
+
+
+def test_unreadable_images_change_no_other_result(run, several, tmp_path):
+    rise = ("explain", several, "--method", "rise", "--option", "masks=5", "grid=3")
+    assert run(*rise, "--out", tmp_path / "whole", "--batch-size", "2")[0] == 0
+    (several / "2.png").write_text("none")
+    assert run(*rise, "--out", tmp_path / "out", "--batch-size", "2")[0] == 1
+    expected = contents(tmp_path / "whole")
+    assert contents(tmp_path / "out") == {
+        name: content for name, content in expected.items() if not name.startswith("2")
+    }
+
+
 def test_grey_and_transparent_images_work(run, tmp_path):
     random = np.random.default_rng(0)
     grey, alpha = (random.integers(0, 256, s, np.uint8) for s in ((20, 20), (20, 20, 4)))
@@ -159,6 +332,16 @@ def test_images_of_one_name_get_their_folders(run, photographs, tmp_path):
             "option: got 'masks', takes one of layer, channel_axis, prefix_tokens, relu, resize, b",
         ),
         (["PHOTO", "--option", "masks"], "option: got 'masks', takes name=value"),
+        (
+            ["PHOTO", "--option", "relu=1", "relu=0"],
+            "option: got 'relu' more than once, takes each",
+        ),
+        (["PHOTO", "--size", "0"], "size: got 0, takes a whole number from 8 to 8192"),
+        (["PHOTO", "--size", "1000000"], "size: got 1000000, takes a whole number from 8 to 8192"),
+        (["PHOTO", "--seed", "1" * 20], f"seed: got {'1' * 20}, takes a whole number from 0 to 42"),
+        (["PHOTO", "--seed", "-1"], "seed: got -1, takes a whole number from 0 to 4294967295"),
+        (["PHOTO", "--batch-size", "0"], "batch_size: got 0, takes a whole number above 0"),
+        (["PHOTO", "--class-names", "PHOTO"], "class_names: got PHOTO, which is no text, takes a"),
         (["PHOTO", "--target", "3"], "target: got 3, takes 0 to 2, or the name of a class"),
         (
             ["PHOTO", "--target", "cat"],

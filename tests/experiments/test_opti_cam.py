@@ -304,25 +304,26 @@ def run_script(arguments, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--steps", "0"], "error: steps: got 0, takes a number above 0"),
-        (["--costly-images", "0"], "error: costly_images: got 0, takes a number above 0"),
-        (["--lime-samples", "-1"], "error: lime_samples: got -1, takes a number above 0"),
-        (["--iterations", "0"], "error: iterations: got (0,), takes numbers above 0"),
-        (["--images", "100"], "error: images: got 100, takes at most the 8 there are"),
-        (["--layer", "layer4"], "error: layer: got 'layer4', takes one of block0, block1, dense"),
-        (["--model", "nowhere/model"], "error: .*nowhere/model"),
+        (["--steps", "0"], "steps: got 0, takes a number above 0"),
+        (["--costly-images", "0"], "costly_images: got 0, takes a number above 0"),
+        (["--lime-samples", "-1"], "lime_samples: got -1, takes a number above 0"),
+        (["--iterations", "0"], "iterations: got (0,), takes numbers above 0"),
+        (["--images", "100"], "images: got 100, takes at most the 8 there are"),
+        (["--layer", "layer4"], "layer: got 'layer4', takes one of block0, block1, dense"),
+        (["--model", "nowhere/model"], ".*nowhere/model"),
     ],
 )
 def test_bad_options_give_one_line_and_leave_nothing(
-    study, tmp_path, monkeypatch, arguments, message
+    study, tmp_path, monkeypatch, capsys, arguments, message
 ):
     given = {"--model": study.model, "--data": study.data, "--images": "4"}
     given |= {"--out": str(tmp_path / "out")} | {arguments[0]: arguments[1]}
     words = [word for option in given.items() for word in option]
     with pytest.raises(SystemExit) as refusal:
         run_script(["table1", "--methods", "grad_cam", "--no-progress", *words], monkeypatch)
-    text = str(refusal.value.code)
-    assert re.match(message.replace("(0,)", r"\(0,\)"), text) and "\n" not in text
+    errors = capsys.readouterr().err
+    assert refusal.value.code == 2 and errors.count("\n") == 1
+    assert re.match(f"opti_cam.py: {message}".replace("(0,)", r"\(0,\)"), errors)
     assert not list(tmp_path.glob("**/*.csv"))
 
 

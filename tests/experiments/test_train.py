@@ -465,8 +465,11 @@ def test_command_line_ends_with_one_line_and_an_exit_code(tiny, monkeypatch, cap
     monkeypatch.setattr(sys, "argv", ["train.py", f"--out={tiny.out}", "--data=nothing"])
     with pytest.raises(SystemExit) as exit_:
         training_script.main()
-    assert str(exit_.value.code).startswith("train.py: name_or_path: got 'nothing', which is not")
+    errors = capsys.readouterr().err
+    assert exit_.value.code == 2 and errors.count("\n") == 1
+    assert errors.startswith("train.py: name_or_path: got 'nothing', which is not")
     arguments = [f"--out={tiny.out}", f"--data={tiny.data}", "--epochs=1", "--no-progress"]
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-    training_script.main()
-    assert "test: accuracy " in capsys.readouterr().out
+    with pytest.raises(SystemExit) as exit_:
+        training_script.main()
+    assert exit_.value.code == 0 and "test: accuracy " in capsys.readouterr().out

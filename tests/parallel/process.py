@@ -3,7 +3,8 @@
 python process.py killed FOLDER CALLS
 python process.py slow FOLDER OUT
 python process.py digests
-python process.py one_of_two PROCESS PORT FOLDER
+python process.py one_of_two FOLDER
+python process.py lost FOLDER
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 import optax
 
 import jc2i
-from jc2i import explainers, metrics, parallel
+from jc2i import commands, explainers, metrics, parallel
 
 COUNT = 11
 
@@ -63,11 +64,26 @@ def explain(model, images, targets, keys):
     }
 
 
-def explained(mesh=None, resume=None):
-    model, dataset = subject()
+def explained(mesh=None, dataset=None, **options):
+    model, whole = subject()
+    dataset = whole if dataset is None else dataset
     return parallel.map_batches(
-        explain, dataset, 2, model=model, key=key(), mesh=mesh, progress=False, resume=resume
+        explain, dataset, 2, model=model, key=key(), mesh=mesh, progress=False, **options
     )
+
+
+class Indexed:
+    """The data set, which remembers what was asked of it."""
+
+    def __init__(self):
+        self.arrays, self.asked = subject()[1], []
+
+    def __len__(self):
+        return COUNT
+
+    def __getitem__(self, index):
+        self.asked.extend(index.tolist())
+        return tuple(array[index] for array in self.arrays)
 
 
 def noise(images, targets, keys):
@@ -131,22 +147,52 @@ def digests() -> None:
     print(json.dumps({name: parallel.digest(value) for name, value in identified().items()}))
 
 
-def one_of_two(process: str, port: str, folder: str) -> None:
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"localhost:{port}", 2, int(process))
-    mesh = parallel.mesh()
-    assert mesh.size == 4 and mesh.is_multi_process
-    out = Path(folder)
-    kept = out / f"kept{process}"  # each on a disk of its own
-    first = explained(mesh, kept)
-    # As if this process alone had been killed before its second batch was kept.
-    if process == "1":
-        sorted(kept.glob("*.npz"))[1].unlink()
-    second = explained(mesh, kept)
-    jax.tree.map(np.testing.assert_array_equal, first, second)
-    np.savez(out / f"process{process}.npz", allow_pickle=False, **second)
+def one_of_two(folder: str) -> None:
+    with parallel.together():
+        process, out, mesh = jax.process_index(), Path(folder), parallel.mesh()
+        assert mesh.size == 4 and mesh.is_multi_process
+        assert parallel.of_first(f"from {process}".encode()) == b"from 0"
+        assert parallel.of_first(b"") == b""
+        dataset = Indexed()
+        alone = explained(mesh, dataset)
+        # Six batches in two rounds of four devices, of which the last has two to spare.
+        own = ([0, 1, 2, 3, 8, 9, 10, 10], [4, 5, 6, 7, *[10] * 4])[process]
+        assert dataset.asked == own, dataset.asked
+        kept, sink = out / f"kept{process}", out / f"sink{process}"  # each on a disk of its own
+        first = explained(mesh, resume=kept)
+        # As if the run had been killed before its second batch was kept.
+        if process == 0:
+            sorted(kept.glob("*.npz"))[1].unlink()
+        second, third = explained(mesh, resume=kept), explained(mesh, resume=kept, sink=sink)
+        for other in (first, second, third):
+            jax.tree.map(np.testing.assert_array_equal, alone, other)
+        assert kept.exists() == sink.exists() == (process == 0)
+        np.savez(out / f"process{process}.npz", allow_pickle=False, **alone)
+
+
+def lost(folder: str) -> None:
+    """The second process dies in its second round; the first says so."""
+
+    def slow(values):
+        if jax.process_index() == 1 and values.sharding and len(list(Path(folder).iterdir())) > 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return values
+
+    def work():
+        with parallel.together():
+            parallel.map_batches(
+                slow,
+                np.arange(16.0),
+                2,
+                mesh=parallel.mesh(),
+                progress=False,
+                resume=folder,
+                tag="x",
+            )
+
+    commands.run(work)
 
 
 if __name__ == "__main__":
-    commands = {"killed": killed, "slow": slow, "digests": digests, "one_of_two": one_of_two}
-    commands[sys.argv[1]](*sys.argv[2:])
+    parts = {f.__name__: f for f in (killed, slow, digests, one_of_two, lost)}
+    parts[sys.argv[1]](*sys.argv[2:])

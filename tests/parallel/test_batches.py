@@ -5,7 +5,6 @@ import os
 import runpy
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -358,6 +357,77 @@ def test_of_two_processes_one_waits(tmp_path):
     np.testing.assert_array_equal(first["sum"], second["sum"])
 
 
+@pytest.mark.parametrize("devices", [1, 3])
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_folder_holds_a_file_of_each_array(dataset, tmp_path, devices, kept):
+    mesh = parallel.mesh(jax.devices()[:devices])
+    known = {"resume": tmp_path / "kept"} if kept else {}
+    if kept:
+        run(tuple(array[:5] for array in dataset), 2, mesh=mesh, **known)
+    sink, expected = tmp_path / "found", run(dataset, 2, mesh=mesh)
+    found = run(dataset, 2, mesh=mesh, sink=sink, **known)
+    assert_equal(found, expected)
+    assert all(isinstance(array, np.memmap) for array in jax.tree.leaves(found))
+    assert sorted(os.listdir(sink)) == ["draws-0.npy", "draws-1-0.npy", "sum.npy"]
+    np.testing.assert_array_equal(np.load(sink / "draws-0.npy"), expected["draws"][0])
+
+
+def test_one_array_is_one_file(tmp_path):
+    dataset = (np.arange(10, dtype="f4"),)
+    for sink, name in (("found.npy", "found.npy"), ("found", "found/results.npy")):
+        found = run(dataset, function=half, key=None, sink=str(tmp_path / sink))
+        assert_equal_types(np.asarray(run(dataset, function=half, key=None)), np.asarray(found))
+        assert (tmp_path / name).exists()
+    empty = run(dataset, function=lambda v: np.zeros((len(v), 0)), key=None, sink=tmp_path / "e")
+    assert empty.shape == (10, 0)
+    with pytest.raises(ValueError, match=r"sink: got .*both.npy, takes a folder \(a name without"):
+        run(dataset, function=lambda v: (v, v), key=None, sink=tmp_path / "both.npy")
+    assert not (tmp_path / "both.npy").exists()
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_a_function_takes_batch_after_batch(dataset, tmp_path, devices):
+    mesh, taken = parallel.mesh(jax.devices()[:devices]), []
+    known = {"resume": tmp_path, "mesh": mesh, "batch_size": 2}
+    run(tuple(array[4:] for array in dataset), **known)  # other items: none of these
+    run(tuple(array[:4] for array in dataset), **known)
+    held = []
+
+    def take(items, results):
+        taken.append((items, results))
+        held.append(len(list(tmp_path.glob("*.npz"))))
+
+    assert run(dataset, sink=take, **known) is None
+    assert [len(items) for items, _ in taken] == [2] * 5 + [1]
+    np.testing.assert_array_equal(np.concatenate([items for items, _ in taken]), np.arange(COUNT))
+    together = jax.tree.map(lambda *arrays: np.concatenate(arrays), *(r for _, r in taken))
+    assert_equal(together, run(dataset, 2, mesh=mesh))
+    assert held == sorted(held)  # kept before they are handed on, no earlier than they must be
+    assert len(set(held)) == {1: 5, 2: 3, 8: 2}[devices]
+
+
+def test_a_sink_that_fails_or_is_interrupted_leaves_nothing(dataset, tmp_path, untyped):
+    calls = 0
+
+    def fails(*batch):
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return noise(*batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(dataset, function=fails, sink=tmp_path / "found")
+    assert not list((tmp_path / "found").iterdir())
+    (tmp_path / "file").touch()
+    for sink in (tmp_path / "file", tmp_path / "file" / "found.npy"):
+        with pytest.raises(NotADirectoryError) as error:
+            run(dataset, function=None, sink=sink)
+        assert error.value.filename == str(tmp_path / "file")
+    with pytest.raises(ValueError, match="sink: got 3, takes a file or folder, or a function"):
+        run(dataset, sink=3)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", None])
 def test_a_damaged_batch_is_refused_by_name(dataset, tmp_path, content):
     run(dataset, resume=tmp_path)
@@ -419,21 +489,46 @@ def test_refuses_bad_input(dataset, changed, message):
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    processes = [start("one_of_two", i, port, tmp_path, devices=2) for i in range(2)]
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=240)
-            assert process.returncode == 0, errors[-3000:]
-    finally:
-        for process in processes:
-            process.kill()
-    alone = shared.explained()
+def test_two_processes_equal_one(tmp_path, of_two):
+    """To the bit, as several devices of one process; the first alone keeps and writes."""
+    for code, errors in of_two(SCRIPT, "one_of_two", tmp_path, devices=2):
+        assert code == 0, errors[-3000:]
+    four = shared.explained(parallel.mesh(jax.devices()[:4]))
     for i in range(2):
         with np.load(tmp_path / f"process{i}.npz") as together:
-            assert set(together.files) == set(alone)
-            for name, values in alone.items():
-                np.testing.assert_allclose(together[name], values, rtol=1e-4, atol=1e-6)
+            assert set(together.files) == set(four)
+            for name, values in four.items():
+                np.testing.assert_array_equal(together[name], values)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_said(tmp_path, of_two):
+    (code, errors), (killed, _) = of_two(SCRIPT, "lost", tmp_path)
+    assert (code, killed) == (2, -signal.SIGKILL)
+    assert errors.splitlines()[-1].startswith("process.py: another process of this run died or can")
+    assert "Traceback" not in errors
+    # On the one that is left the run goes on.
+    computed = []
+    found = run(
+        (np.arange(16.0),),
+        2,
+        lambda values: computed.append(1) or values,
+        key=None,
+        resume=tmp_path,
+        tag="x",
+    )
+    np.testing.assert_array_equal(found, np.arange(16.0))
+    assert len(computed) == 4  # of eight batches, two rounds of two were kept
+
+
+def test_without_other_processes_there_is_no_run_of_several(monkeypatch):
+    for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+        monkeypatch.delenv(name, raising=False)
+    with parallel.together(distributed=False):
+        assert parallel.is_first() and parallel.of_first(b"own") == b"own"
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    with (
+        pytest.raises(ValueError, match="distributed: got JAX_NUM_PROCESSES=two, takes a whole"),
+        parallel.together(),
+    ):
+        pass
