@@ -349,7 +349,7 @@ def test_images_of_one_name_get_their_folders(run, photographs, tmp_path):
         ),
         (["PHOTO", "--device", "tpu"], "device: got 'tpu', takes one of cpu"),
         (["PHOTO", "--calibration", "nowhere"], "name_or_path: got 'nowhere', which is not there"),
-        (["PHOTO", "--calibration", "PHOTO"], "PHOTO: got another or a damaged file, takes"),
+        (["PHOTO", "--calibration", "PHOTO"], "PHOTO: got another or a damaged file"),
         (
             ["PHOTO", "--save-calibrator", "kept.npz"],
             "save_calibrator: got kept.npz, takes --calibration with labelled images",
