@@ -44,9 +44,9 @@ def main() -> None:
         events.clear()
         forget_peak()
         signal.alarm(HUNG)
-        began = time.monotonic()
+        began = time.process_time()  # which no other process makes longer
         outcome = attempt(door, path)
-        seconds = time.monotonic() - began
+        seconds = time.process_time() - began
         signal.alarm(0)
         outcome |= {"seconds": seconds, "megabytes": peak(), "ran": list(events)}
         print(json.dumps(outcome), flush=True)
