@@ -383,6 +383,16 @@ def test_images_explained_have_equal_parts_of_folds_and_classes(study):
     np.testing.assert_array_equal(subject.labels, subject.dataset.labels[subject.explained])
 
 
+def test_images_are_held_out_of_data_with_one_split(study):
+    subject = Subject(dataclasses.replace(study, held_out_images=8, images=12))
+    parts = (subject.dataset, subject.calibration_data, subject.test_data)
+    assert [len(part) for part in parts] == [40, 4, 4]
+    rows = np.concatenate([part.images.reshape(len(part), -1) for part in parts])
+    assert len(np.unique(rows, axis=0)) == 48 and len(subject.folds) == 40
+    with pytest.raises(ValueError, match="^held_out_images: got 48, takes fewer than the 48"):
+        Subject(dataclasses.replace(study, held_out_images=48)).dataset  # noqa: B018
+
+
 def by_hand(study, method):
     """Fidelity apart, a row of table 1 by plain loops and SciPy, from the library's maps."""
     images, labels = drawn(48, 0)
