@@ -336,7 +336,7 @@ def _step(
             logits = model(images, key) if getattr(model, "draws", False) else model(images)
             return logits, nnx.as_pure(nnx.state(model, nnx.Not(nnx.Param)))
 
-        logits, statistics = prepared(forward)(images)
+        logits, statistics = prepared(forward, training=True)(images)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits / temperature, labels)
         return losses.mean(), statistics
 

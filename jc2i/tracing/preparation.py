@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from jc2i.tracing.depthwise import depthwise_convolution
 from jc2i.tracing.interpreter import KEEP, LEAVE, Operation, Step, bind, equations, rewritten
 
 
-def prepared(model: Callable) -> Callable:
+def prepared(model: Callable, training: bool = False) -> Callable:
     """The same model with what is faster on this backend in place of its convolutions.
 
     On CPU a convolution gets an input gradient that stays fast inside a loop
@@ -26,6 +27,7 @@ def prepared(model: Callable) -> Callable:
 
     Args:
       model: images -> scores, any JAX function.
+      training: whether the gradients by a convolution's kernel are to be fast, too.
 
     Returns:
       A function with equal values and, to rounding, equal gradients; reverse mode only. It is a
@@ -33,7 +35,7 @@ def prepared(model: Callable) -> Callable:
     """
     if jax.default_backend() != "cpu" or isinstance(model, _Prepared):
         return model
-    return _Prepared(model)
+    return _Prepared(model, training)
 
 
 def as_written(model: Any) -> Any:
@@ -55,19 +57,22 @@ def apply(equation: jex.JaxprEqn, *inputs: Any) -> Any:
 @dataclasses.dataclass(frozen=True)
 class _Prepared:
     model: Callable
+    training: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def __call__(self, images: Any) -> Any:
-        return rewritten(self.model, _RULES)(images)
+        return rewritten(self.model, _TRAINING_RULES if self.training else _RULES)(images)
 
 
-def _convolution(operation: Operation, images: Array, kernel: Array) -> Sequence[Array] | Step:
+def _convolution(
+    operation: Operation, images: Array, kernel: Array, training: bool = False
+) -> Sequence[Array] | Step:
     parameters = operation.parameters
     if _is_depthwise(parameters, kernel):
         strides, padding = parameters["window_strides"], parameters["padding"]
         return [depthwise_convolution(images, kernel, strides, padding)]
     if _is_pointwise(parameters, kernel):
         return [_matrix_product(parameters, images, kernel)]
-    value = fast_gradients.convolution(parameters, images, kernel)
+    value = fast_gradients.convolution(parameters, images, kernel, by_kernel=training)
     return LEAVE if value is None else [value]
 
 
@@ -78,6 +83,7 @@ def _scan(operation: Operation, *inputs: Array) -> Step:
 
 _CONVOLUTION = "conv_general_dilated"
 _RULES = {_CONVOLUTION: _convolution, "scan": _scan}
+_TRAINING_RULES = _RULES | {_CONVOLUTION: functools.partial(_convolution, training=True)}
 
 
 def _is_depthwise(parameters: dict[str, Any], kernel: Array) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from jax.ad_checkpoint import checkpoint_name
 
 from jc2i import explainers
-from jc2i.tracing import prepared
+from jc2i.tracing import fast_gradients, prepared
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -73,6 +73,54 @@ def test_convolutions_have_jaxs_values_and_gradients(case):
     equal_gradients(model, random((2, 9, 8, 2), 1))
 
 
+def equal_kernel_gradients(kernel, images, **options):
+    """In training, where the images go through the product a few at a time, or all at once."""
+    gradients = []
+    for prepare in (lambda model: model, lambda model: prepared(model, training=True)):
+
+        def value(kernel, images, prepare=prepare):
+            return loss(prepare(convolution(kernel, **options)))(images)
+
+        gradients.append(jax.jit(jax.grad(value))(kernel, images))
+    assert gradients[1].dtype == kernel.dtype
+    scale = np.abs(np.float32(gradients[0])).max()
+    rtol = 1e-5 if kernel.dtype == jnp.float32 else 2e-2
+    np.testing.assert_allclose(*np.float32(gradients), atol=rtol * scale)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_convolutions_have_jaxs_gradients_by_the_kernel(case, monkeypatch):
+    size, padding, strides, dilation = CASES[case]
+    options = {"padding": padding, "strides": strides, "rhs_dilation": dilation}
+    monkeypatch.setattr(fast_gradients, "CACHED", 9 * 8 * 3 * 4 * 2)  # two images or more
+    equal_kernel_gradients(random((*size, 2, 3)), random((5, 9, 8, 2), 1), **options)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7, 12])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_by_the_kernel_at_any_batch_and_type(batch, dtype, monkeypatch):
+    kernel, images = random((3, 3, 2, 3)).astype(dtype), random((batch, 9, 8, 2), 1).astype(dtype)
+    for several in (1, 3, 100):
+        monkeypatch.setattr(fast_gradients, "CACHED", several * 9 * 8 * 3 * kernel.itemsize)
+        equal_kernel_gradients(kernel, images)
+
+
+def test_only_training_waits_for_the_gradient_by_the_kernel():
+    kernel, images = random((3, 3, 2, 3)), random((64, 40, 40, 2), 1)
+    for training, scans in ((True, 1), (False, 0)):
+
+        def value(kernel, training=training):
+            return loss(prepared(convolution(kernel), training=training))(images)
+
+        assert str(jax.make_jaxpr(jax.grad(value))(kernel)).count("scan[") == scans
+    # Of a kernel of many entries, each would be an operation.
+    assert "scan[" not in str(
+        jax.make_jaxpr(jax.grad(lambda k: loss(prepared(convolution(k), training=True))(images)))(
+            random((8, 8, 2, 3))
+        )
+    )
+
+
 @pytest.mark.parametrize(
     ("layout", "kernel", "images"),
     [
@@ -86,6 +134,7 @@ def test_convolutions_have_jaxs_values_and_gradients(case):
 def test_every_layout(layout, kernel, images):
     strides = (2,) * (len(kernel) - 2)
     equal_gradients(convolution(random(kernel), "SAME", strides, layout), random(images, 1))
+    equal_kernel_gradients(random(kernel), random(images, 1), strides=strides, layout=layout)
 
 
 @pytest.mark.parametrize(
