@@ -207,6 +207,8 @@ def of_two():
             "PYTHONPATH": str(Path(__file__).parents[1]),
             # The last of two equal flags counts: only the number of devices is another than here.
             "XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count={devices}",
+            # As many threads as eight devices have: XLA:CPU adds in an order that depends on it.
+            "NPROC": "8",
             "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
             "JAX_NUM_PROCESSES": "2",
         }

@@ -104,23 +104,23 @@ def small(name):
     return chosen
 
 
+def made(name, convnet, transformer):
+    """A method's case: methods of attention maps look at the transformer."""
+    model = transformer if ".attention." in METHODS[name].__module__ else convnet
+    score = jc2i.probabilities(model, Temperature(jnp.float32(0.7)))
+    keys = query.image_keys(jax.random.key(2), BATCH)
+    return Case(METHODS[name], score, arguments(name), keys, small(name))
+
+
 @pytest.fixture(scope="session")
 def score(convnet):
     return jc2i.probabilities(convnet(), Temperature(jnp.float32(0.7)))
 
 
 @pytest.fixture(scope="session")
-def case_of(score, transformer):
-    keys = query.image_keys(jax.random.key(2), BATCH)
-    attentive = dataclasses.replace(
-        score, logits=jc2i.logits(transformer(), Temperature(jnp.float32(0.7)))
-    )
-
-    def case_of(name):
-        chosen = attentive if ".attention." in METHODS[name].__module__ else score
-        return Case(METHODS[name], chosen, arguments(name), keys, small(name))
-
-    return case_of
+def case_of(convnet, transformer):
+    models = convnet(), transformer()
+    return lambda name: made(name, *models)
 
 
 @pytest.fixture(params=sorted(METHODS))
