@@ -198,7 +198,7 @@ def linear():
 def of_two():
     """Runs a Python program as two processes of one run, on this host."""
 
-    def run(*command, devices=1, during=None):
+    def run(*command, devices=1, during=None, seconds=300):
         """The exit code and errors of each; `during` is called with the two while they run."""
         with socket.socket() as free:
             free.bind(("localhost", 0))
@@ -225,7 +225,7 @@ def of_two():
         try:
             if during:
                 during(processes)
-            errors = [process.communicate(timeout=300)[1] for process in processes]
+            errors = [process.communicate(timeout=seconds)[1] for process in processes]
             return [(process.returncode, e) for process, e in zip(processes, errors, strict=True)]
         finally:
             for process in processes:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jc2i
-from jc2i import explainers, metrics, options, query
+from jc2i import explainers, metrics, options, parallel, query
 from jc2i.calibrators import Temperature
 
 METHODS = {**query.methods(explainers), **query.methods(metrics)}
@@ -126,6 +126,20 @@ def case_of(convnet, transformer):
 @pytest.fixture(params=sorted(METHODS))
 def case(request, case_of):
     return case_of(request.param)
+
+
+def by_image(case, mesh):
+    """A method's results, one image on each device of a mesh at a time."""
+    names = list(case.by_image)
+
+    def compute(score, *batch):
+        *arrays, keys = batch
+        keys = {"key": keys} if case.method.stochastic else {}
+        return case(score=score, **dict(zip(names, arrays, strict=True)), **keys)
+
+    arrays = tuple(case.by_image.values())
+    options = {"model": case.score, "key": jax.random.key(2), "mesh": mesh, "progress": False}
+    return parallel.map_batches(compute, arrays, 1, **options)
 
 
 def distance(values, expected):
