@@ -198,7 +198,7 @@ def linear():
 def of_two():
     """Runs a Python program as two processes of one run, on this host."""
 
-    def run(*command, devices=1, during=None):
+    def run(*command, devices=1, during=None, seconds=300):
         """The exit code and errors of each; `during` is called with the two while they run."""
         with socket.socket() as free:
             free.bind(("localhost", 0))
@@ -207,6 +207,8 @@ def of_two():
             "PYTHONPATH": str(Path(__file__).parents[1]),
             # The last of two equal flags counts: only the number of devices is another than here.
             "XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count={devices}",
+            # As many threads as eight devices have: XLA:CPU adds in an order that depends on it.
+            "NPROC": "8",
             "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
             "JAX_NUM_PROCESSES": "2",
         }
@@ -223,7 +225,7 @@ def of_two():
         try:
             if during:
                 during(processes)
-            errors = [process.communicate(timeout=300)[1] for process in processes]
+            errors = [process.communicate(timeout=seconds)[1] for process in processes]
             return [(process.returncode, e) for process, e in zip(processes, errors, strict=True)]
         finally:
             for process in processes:

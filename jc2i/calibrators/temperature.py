@@ -47,7 +47,13 @@ class Temperature:
         Raises:
           ValueError: if the temperature is several, stacked, outside `vmap`.
         """
-        return _classes.apply(self, logits, jnp.divide, temperature=0)
+        return _classes.apply(self, logits, _scaled, temperature=0)
+
+
+def _scaled(logits: jax.Array, temperature: jax.Array) -> jax.Array:
+    # By the reciprocal: of a division by one number XLA makes that on several devices, and not on
+    # one.
+    return logits * (1 / temperature)
 
 
 def _check_bounds(values: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jc2i
-from jc2i import explainers, metrics, options, query
+from jc2i import explainers, metrics, options, parallel, query
 from jc2i.calibrators import Temperature
 
 METHODS = {**query.methods(explainers), **query.methods(metrics)}
@@ -104,28 +104,42 @@ def small(name):
     return chosen
 
 
+def made(name, convnet, transformer):
+    """A method's case: methods of attention maps look at the transformer."""
+    model = transformer if ".attention." in METHODS[name].__module__ else convnet
+    score = jc2i.probabilities(model, Temperature(jnp.float32(0.7)))
+    keys = query.image_keys(jax.random.key(2), BATCH)
+    return Case(METHODS[name], score, arguments(name), keys, small(name))
+
+
 @pytest.fixture(scope="session")
 def score(convnet):
     return jc2i.probabilities(convnet(), Temperature(jnp.float32(0.7)))
 
 
 @pytest.fixture(scope="session")
-def case_of(score, transformer):
-    keys = query.image_keys(jax.random.key(2), BATCH)
-    attentive = dataclasses.replace(
-        score, logits=jc2i.logits(transformer(), Temperature(jnp.float32(0.7)))
-    )
-
-    def case_of(name):
-        chosen = attentive if ".attention." in METHODS[name].__module__ else score
-        return Case(METHODS[name], chosen, arguments(name), keys, small(name))
-
-    return case_of
+def case_of(convnet, transformer):
+    models = convnet(), transformer()
+    return lambda name: made(name, *models)
 
 
 @pytest.fixture(params=sorted(METHODS))
 def case(request, case_of):
     return case_of(request.param)
+
+
+def by_image(case, mesh):
+    """A method's results, one image on each device of a mesh at a time."""
+    names = list(case.by_image)
+
+    def compute(score, *batch):
+        *arrays, keys = batch
+        keys = {"key": keys} if case.method.stochastic else {}
+        return case(score=score, **dict(zip(names, arrays, strict=True)), **keys)
+
+    arrays = tuple(case.by_image.values())
+    options = {"model": case.score, "key": jax.random.key(2), "mesh": mesh, "progress": False}
+    return parallel.map_batches(compute, arrays, 1, **options)
 
 
 def distance(values, expected):

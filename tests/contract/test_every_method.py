@@ -17,7 +17,7 @@ import jc2i
 from jc2i import checks, options, parallel, query
 from jc2i.calibrators import Temperature
 
-from .conftest import BATCH, COUNT, METHODS, WITHOUT_SCORES, distance
+from .conftest import BATCH, COUNT, METHODS, WITHOUT_SCORES, by_image, distance
 
 _WHOLE = {}
 
@@ -78,9 +78,24 @@ def test_devices_change_no_bit(case):
 
 @pytest.mark.slow
 def test_one_device_is_as_several(case):
-    # XLA:CPU compiles a program for one device alone a little differently: a gradient outside of
-    # any loop may be one rounding off on this small network.
-    assert distance(on_devices(case, 1), on_devices(case, 4)) < 1e-6
+    np.testing.assert_array_equal(on_devices(case, 1), on_devices(case, 4))
+
+
+@pytest.mark.slow
+def test_two_processes_change_no_bit(case_of, of_two, tmp_path):
+    """One image on each device at a time, of two processes with one device each."""
+    out = tmp_path / "found.npz"
+    program = ("-m", "tests.contract.process", out, 1)
+    assert [code for code, _ in of_two(*program, seconds=1500)] == [0, 0]
+    mesh = parallel.mesh(jax.devices()[:2])
+    with np.load(out) as together:
+        assert set(together.files) == set(METHODS)
+        differ = [
+            name
+            for name, values in together.items()
+            if not np.array_equal(values, by_image(case_of(name), mesh))
+        ]
+    assert differ == []
 
 
 def test_inside_jit_and_vmap_over_calibrators(case, whole):

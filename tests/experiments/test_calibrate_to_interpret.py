@@ -358,3 +358,37 @@ def test_a_study_grows(study, tmp_path, monkeypatch):
     assert sorted(name.split("/")[0] for name in new) == sorted({*names, "curves-random"})
     alone = dataclasses.replace(small, images=6, out=tmp_path / "alone")
     assert rows == figure7_on(2, alone, monkeypatch)[0]
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_and_one_goes_on_alone(study, tmp_path, monkeypatch, of_two):
+    """Of the two the first writes, what the study of two devices of one process writes."""
+    small = dataclasses.replace(study, batch_size=2, methods=("sensitivity", "occlusion"))
+
+    def figure7(out):
+        return ["figure7", *options(small, out)[1:], "--distributed"]
+
+    alone, together, killed = (tmp_path / name for name in ("alone", "together", "killed"))
+    monkeypatch.setattr(Store, "mesh", parallel.mesh(jax.devices()[:2]))
+    script.run("figure7", dataclasses.replace(small, out=alone))
+    assert [code for code, _ in of_two(script.__file__, *figure7(together))] == [0, 0]
+
+    def files(out):
+        folder = out / small.name
+        return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix != ".json"}
+
+    assert files(together) == files(alone) and len(files(alone)) == 4
+
+    def kill_the_second(processes):
+        while len(list(killed.rglob("*.npz"))) < 8:
+            assert processes[0].poll() is None, processes[0].communicate()[1]
+            time.sleep(0.01)
+        processes[1].kill()
+
+    (code, errors), _ = of_two(script.__file__, *figure7(killed), during=kill_the_second)
+    assert code == 2 and not (killed / small.name).exists()
+    last = errors.splitlines()[-1]
+    assert last.startswith("calibrate_to_interpret.py: another process of this run died or cannot")
+    kept = set(killed.rglob("*.npz"))
+    script.run("figure7", dataclasses.replace(small, out=killed))
+    assert files(killed) == files(alone) and kept < set(killed.rglob("*.npz"))

@@ -366,6 +366,60 @@ def test_killed_process_resumes(tiny):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
+def test_two_processes_equal_two_devices_and_one_goes_on_alone(tiny, monkeypatch, of_two):
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:2])
+    tiny = dataclasses.replace(tiny, epochs=12)
+    train(tiny)
+
+    def together(out, **options):
+        names = ("data", "epochs", "batch_size", "learning_rate", "checkpoint_every")
+        given = [f"--{name.replace('_', '-')}={getattr(tiny, name)}" for name in names]
+        flags = ("--augment", "--distributed", "--no-progress")
+        script = ROOT / "experiments" / "train.py"
+        return of_two(script, f"--out={out}", *given, *flags, **options)
+
+    out, killed = tiny.out.with_name("together"), tiny.out.with_name("killed")
+    assert [code for code, _ in together(out)] == [0, 0]
+    for one, other in zip(weights(tiny.out), weights(out), strict=True):
+        np.testing.assert_array_equal(one, other)
+    records = [json.loads((path / "training.json").read_text()) for path in (tiny.out, out)]
+    assert records[0]["test"] == records[1]["test"]
+    assert records[0]["arguments"] == records[1]["arguments"]
+
+    def kill_the_second(processes):
+        while not list(killed.with_name("killed.checkpoint").glob("[0-9]*")):
+            assert processes[0].poll() is None, processes[0].communicate()[1]
+            time.sleep(0.01)
+        processes[1].kill()
+
+    (code, errors), _ = together(killed, during=kill_the_second)
+    assert code == 2 and not killed.exists()
+    assert errors.splitlines()[-1].startswith("train.py: another process of this run died or can")
+    train(dataclasses.replace(tiny, out=killed))
+    for one, other in zip(weights(tiny.out), weights(killed), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_step_is_cut_over_all_processes():
+    """As many devices of each, and no process without any."""
+
+    def device(process, number):
+        return Mock(process_index=process, number=number)
+
+    devices = [device(process, number) for process in range(2) for number in range(3)]
+    chosen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_script.parallel, "mesh", chosen.append)
+        for batch_size, count in ((12, 6), (8, 4), (6, 6), (10, 2)):
+            training_script._dividing(batch_size, devices)
+            assert len(chosen[-1]) == count
+            processes = [device.process_index for device in chosen[-1]]
+            assert processes == [0] * (count // 2) + [1] * (count // 2)
+    with pytest.raises(ValueError, match="batch_size: got 7, takes a multiple of the run's 2 pro"):
+        training_script._dividing(7, devices)
+
+
 def test_performance_counts_every_image_once():
     images = np.linspace(0, 1, 7, dtype=np.float32).reshape(7, 1, 1, 1)
     dataset = data.Dataset(images, (images[:, 0, 0, 0] > 0.7).astype(np.int32), ("0", "1"), "ramp")
