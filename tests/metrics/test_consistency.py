@@ -394,7 +394,7 @@ def test_pairs_are_sorted_without_new_distances():
         ({"pairs": "both"}, "pairs: got 'both', takes 'xor' or 'algorithm1'"),
         ({"batch_size": 0}, "batch_size: got 0, takes a whole number above 0"),
     ],
-    ids=str,
+    ids=lambda value: str(value).split(" at 0x")[0],  # the same in every process
 )
 def test_refuses_bad_input(untyped, changed, message):
     arguments = {
