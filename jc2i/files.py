@@ -246,7 +246,12 @@ def one_line(text: object, longest: int = 200) -> str:
 
 @contextlib.contextmanager
 def refusing(
-    argument: str, file: str, damaged: str = "a damaged file", takes: str = "a whole file"
+    argument: str,
+    file: str,
+    damaged: str = "a damaged file",
+    takes: str = "a whole file",
+    *,
+    reasoned: bool = True,
 ) -> Iterator[None]:
     """Any error within as the refusal of a file by its name.
 
@@ -255,8 +260,9 @@ def refusing(
     Args:
       argument: which argument named the file.
       file: what to call it; nothing where the argument says it.
-      damaged: what is said of a file that cannot be read; the reason is put behind it.
+      damaged: what is said of a file that cannot be read.
       takes: what is taken.
+      reasoned: whether the error's own words are put behind it.
     """
     named = f"{file}, " if file else ""
     try:
@@ -264,9 +270,9 @@ def refusing(
     except Refusal as error:
         if file in str(error):
             raise
-        raise Refusal(f"{file}: {error}") from None
+        raise Refusal(f"{error} (in {file})") from None
     except TooLarge as error:
         raise invalid(argument, f"{named}{error.got}", error.takes) from error
     except Exception as error:
-        why = one_line(error) or type(error).__name__
-        raise invalid(argument, f"{named}{damaged} ({why})", takes) from error
+        why = f" ({one_line(error) or type(error).__name__})" if reasoned else ""
+        raise invalid(argument, f"{named}{damaged}{why}", takes) from error

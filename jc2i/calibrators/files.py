@@ -155,7 +155,7 @@ def _entries(path: str | os.PathLike[str], max_bytes: int) -> dict[str, np.ndarr
     name, takes = os.fspath(path), "a file that jc2i.calibrators.save wrote"
     with (
         files.opened(path, name) as file,
-        files.refusing(name, "", "another or a damaged file", takes),
+        files.refusing(name, "", "another or a damaged file", takes, reasoned=False),
     ):
         arrays = Arrays(file, max_bytes, "max_bytes")
         return {entry: arrays[entry] for entry in arrays}
