@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import jax
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jc2i import checks
+from jc2i.precision import own_promotion
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -44,8 +44,7 @@ def public(
 
         @functools.wraps(function)
         def wrapper(*arguments: Any, **options: Any) -> Any:
-            bound = signature.bind(*arguments, **options)
-            bound.apply_defaults()
+            bound = checks.bind(function.__name__, signature, arguments, options)
             values = bound.arguments
             with own_promotion():
                 _check_scores(scores, values)
@@ -65,49 +64,16 @@ def compiled(
     return functools.partial(jax.jit, static_argnames=static)
 
 
-@contextlib.contextmanager
-def own_promotion() -> Iterator[None]:
-    """JAX's usual promotion, whatever the user asks of their own code.
-
-    NaN is allowed too: it is what an empty bin holds, and the arguments are checked.
-    """
-    with (
-        jax.numpy_rank_promotion("allow"),
-        jax.numpy_dtype_promotion("standard"),
-        jax.debug_nans(False),
-    ):
-        yield
-
-
 def _check_scores(scores: str, values: dict[str, Any]) -> None:
-    takes = "floats[batch, classes]"
-    got = numeric(scores, values[scores], takes)
-    values[scores] = checks.finite_batch(scores, got, 2, "batch, classes")
+    values[scores] = checks.finite_batch(scores, values[scores], 2, "batch, classes")
     batch, classes = values[scores].shape
     checks.require(classes >= 2, scores, f"{classes} class", "at least 2 classes")
-    takes = f"integers[batch], one for each of the {batch} rows of {scores}"
-    labels = values["labels"]
-    if isinstance(labels, list | tuple):
-        try:
-            labels = np.asarray(labels)
-        except ValueError:  # rows of unequal lengths
-            raise checks.invalid("labels", checks.describe(labels), takes) from None
-    labels = numeric("labels", labels, takes)
-    values["labels"] = checks.class_indices("labels", labels, batch, classes, f"rows of {scores}")
+    of_rows = f"rows of {scores}"
+    values["labels"] = checks.class_indices("labels", values["labels"], batch, classes, of_rows)
     concrete = checks.is_concrete(values[scores])
     if scores == "logits" and concrete and _are_probabilities(values[scores]):
         takes = "logits, unnormalised; of probabilities p, pass log(p)"
         raise checks.invalid("logits", "probabilities (rows in [0, 1] that sum to 1)", takes)
-
-
-def numeric(argument: str, value: Any, takes: str) -> jax.Array | np.ndarray:
-    """An array of numbers in this machine's byte order; anything else is refused."""
-    if not isinstance(value, jax.Array | np.ndarray):
-        raise checks.invalid(argument, checks.describe(value), takes)
-    value = checks.native(value)
-    if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
-        raise checks.invalid(argument, checks.describe(value), takes)
-    return value
 
 
 def _are_probabilities(logits: jax.Array) -> bool:
@@ -154,10 +120,10 @@ def _scores(values: dict[str, Any]) -> list[Any]:
     return [values[name] for name in ("logits", "probabilities") if name in values]
 
 
-def whole(values: dict[str, Any], name: str) -> None:
+def whole(values: dict[str, Any], name: str, most: int = checks.MOST) -> None:
     """Replaces a count by a Python integer above 0; refuses anything else."""
     if name in values:
-        values[name] = checks.whole(name, values[name])
+        values[name] = checks.whole(name, values[name], most=most)
 
 
 def flag(values: dict[str, Any], name: str) -> None:

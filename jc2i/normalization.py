@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Real
 
 from jc2i import checks
+from jc2i.precision import own_promotion
 
 Maps: TypeAlias = (
     Real[checks.Array, "batch height width"] | Bool[checks.Array, "batch height width"]
@@ -36,28 +37,19 @@ def as_maps(
     Raises:
       ValueError: if they are no such array, hold no pixel, or hold numbers too large for float32.
     """
-    value = checks.native(value)
     takes = "an array[batch, height, width]" + ("" if shape is None else f" of shape {list(shape)}")
-    fits = isinstance(value, jax.Array | np.ndarray) and value.ndim == 3
-    fits = fits and (shape is None or value.shape == tuple(shape))
-    checks.require(fits, argument, checks.describe(value), takes)
-    real = any(jnp.issubdtype(value.dtype, k) for k in (jnp.bool_, jnp.integer, jnp.floating))
-    checks.require(real, argument, checks.describe(value), takes + " of real numbers")
+    takes += " of real numbers"
+    value = checks.array(argument, value, takes, of=checks.REAL, shape=shape or (None,) * 3)
     some = value.size > 0
     checks.require(some, argument, checks.describe(value), takes + ", of at least one pixel")
-    wide = jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize > 4
-    dtype = jnp.zeros(0, float).dtype if wide else np.dtype(np.float32)
-    if isinstance(value, np.ndarray):
-        # On the host, as JAX would first cut 64-bit integers to their last 32 bits.
-        given = value
-        with np.errstate(over="ignore"):
-            value = given.astype(dtype, copy=False)
-        lost = wide and bool((np.isinf(value) & np.isfinite(given)).any())
-        largest = f"values of at most {jnp.finfo(dtype).max:.3g}"
-        checks.require(not lost, argument, f"larger values in {checks.describe(given)}", largest)
-    return jnp.asarray(value).astype(dtype)
+    if jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize > 4:
+        return jnp.asarray(checks.held(argument, value))
+    # On the host, as JAX would first cut 64-bit integers to their last 32 bits.
+    value = value.astype(np.float32, copy=False) if isinstance(value, np.ndarray) else value
+    return jnp.asarray(value).astype(np.float32)
 
 
+@own_promotion()
 def normalize(maps: Maps) -> Float[Array, "batch height width"]:
     """Min-max normalises each saliency map to [0, 1].
 
@@ -76,6 +68,7 @@ def normalize(maps: Maps) -> Float[Array, "batch height width"]:
     return _normalize(as_maps("maps", maps))
 
 
+@own_promotion()
 def is_constant(maps: Maps) -> Bool[Array, " batch"]:
     """Which maps have one value everywhere, and so rank no pixel above another.
 

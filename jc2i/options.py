@@ -26,26 +26,25 @@ Scalar = int | float | np.integer | np.floating | Float[checks.Array, ""]
 """How a number with a point is annotated: given as one, it reaches the method as an array."""
 
 
-LARGEST = float(np.finfo(np.float32).max)
-
-
 @dataclasses.dataclass(frozen=True)
 class Whole:
-    """A whole number, of at least `least`.
+    """A whole number within bounds.
 
     Attributes:
       least: the least that is taken.
       bounded: whether the memory that a method needs does not grow with it.
+      most: the largest that is taken.
     """
 
     least: int = 1
     bounded: bool = True
+    most: int = checks.MOST
 
     def read(self, name: str, value: Any, images: Any) -> int:
         """The number as Python's."""
         del images
         takes = "a whole number above 0" if self.least == 1 else f"a whole number from {self.least}"
-        return checks.whole(name, value, takes, self.least)
+        return checks.whole(name, value, takes, self.least, self.most)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +64,7 @@ class Number:
         return numpy.asarray(number, images.dtype)
 
     def _holds(self, number: float) -> bool:
-        # What float32 cannot hold is not finite there.
-        finite = abs(number) <= LARGEST
+        finite = math.isfinite(number)
         return finite and self.least <= number <= self.most and number > self.above
 
 
@@ -191,14 +189,7 @@ class TieKey:
         if value is None:
             return None
         takes = "one jax.random.key, or None"
-        checks.require(
-            isinstance(value, jax.Array | np.ndarray), name, checks.describe(value), takes
-        )
-        if value.dtype == np.uint32 and value.shape == (2,):
-            value = jax.random.wrap_key_data(jnp.asarray(value))
-        typed = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-        checks.require(typed and value.ndim == 0, name, checks.describe(value), takes)
-        return value
+        return checks.key(name, value, takes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,19 +205,13 @@ class Floats:
 
     def read(self, name: str, value: Any, images: Any) -> Any:
         """The numbers in the images' type."""
+        values = checks.finite_numbers(name, value, self.takes, images.dtype)
         got = checks.describe(value)
-        try:
-            value = value if isinstance(value, jax.Array) else np.asarray(checks.native(value))
-        except (TypeError, ValueError):  # lists of different lengths
-            raise checks.invalid(name, got, self.takes) from None
-        real = any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer))
-        checks.require(real and value.ndim <= self.rank and value.size > 0, name, got, self.takes)
-        if not checks.is_concrete(value):
-            return value.astype(images.dtype)
-        wide = np.asarray(value, images.dtype)
-        fits = checks.all_finite(wide) and bool((wide >= self.least).all())
-        checks.require(fits, name, f"values out of range in {got}", self.takes)
-        return wide
+        checks.require(values.ndim <= self.rank, name, got, self.takes)
+        if checks.is_concrete(values):
+            fits = bool((np.asarray(values) >= self.least).all())
+            checks.require(fits, name, f"values out of range in {got}", self.takes)
+        return values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,15 +226,13 @@ class PerImage:
 
     def read(self, name: str, value: Any, images: Any) -> Any:
         """The array."""
-        value = checks.native(value)
         takes = f"{self.takes} ({images.shape[0]})"
-        fits = isinstance(value, jax.Array | np.ndarray) and value.ndim > 0
-        fits = fits and value.shape[0] == images.shape[0]
+        value = checks.array(name, value, takes, of=("integer",) if self.integers else checks.REAL)
+        fits = value.ndim > 0 and value.shape[0] == images.shape[0] and value.size > 0
         fits = fits and (self.rank is None or value.ndim == self.rank)
-        kinds = (jnp.integer,) if self.integers else (jnp.integer, jnp.floating, jnp.bool_)
-        fits = fits and any(jnp.issubdtype(value.dtype, kind) for kind in kinds)
         checks.require(fits, name, checks.describe(value), takes)
-        return jnp.asarray(value)
+        # Integers in one type, so that a program is not compiled again for each.
+        return jnp.asarray(checks.held(name, value, np.int32 if self.integers else None))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,11 +257,11 @@ class Anything:
             return value
         if isinstance(value, float | np.floating):
             return Number().read(name, value, images)
-        value = tuple(value) if isinstance(value, list) else checks.native(value)
+        value = tuple(value) if isinstance(value, list) else value
         if isinstance(value, jax.Array | np.ndarray | np.generic):
-            numeric = jnp.issubdtype(value.dtype, jnp.number) or value.dtype == bool
-            checks.require(numeric, name, checks.describe(value), "an array of numbers")
-            return jnp.asarray(value)
+            value = np.asarray(value) if isinstance(value, np.generic) else value
+            value = checks.array(name, value, "an array of numbers", of=checks.REAL)
+            return jnp.asarray(checks.held(name, value))
         try:
             hash(value)
         except TypeError:

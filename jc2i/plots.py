@@ -6,6 +6,7 @@ saved or kept, so they work without a display and from several threads.
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Num
 
-from jc2i.checks import Array, invalid, one_of
+from jc2i import checks
+from jc2i.checks import Array, describe, invalid, one_of, require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,18 +63,20 @@ def saliency_grid(
       A figure of `1 + len(maps)` rows and one column an image.
 
     Raises:
-      ValueError: when a row or the titles have not one entry for each image.
+      ValueError: when a row or the titles have not one entry for each image; for images and maps
+        that are none.
     """
-    images = _images(images)
+    images = _images("images", images)
     count = len(images)
-    for name, row in maps.items():
-        if len(row) != count:
-            raise invalid("maps", f"{len(row)} for {name!r}", f"one for each of the {count} images")
-    if titles is not None and len(titles) != count:
-        raise invalid("titles", f"{len(titles)}", f"one for each of the {count} images")
+    named = {name: _maps("maps", row, name, count) for name, row in _named("maps", maps)}
+    takes = f"a list of one for each of the {count} images, or None"
+    if titles is not None:
+        one_each = isinstance(titles, list | tuple) and len(titles) == count
+        require(one_each, "titles", describe(titles), takes)
+        titles = [_text("titles", title) for title in titles]
 
-    rows = 1 + len(maps)
-    names = [textwrap.fill(name, 16) for name in ("image", *maps)]
+    rows = 1 + len(named)
+    names = [textwrap.fill(name, 16) for name in ("image", *named)]
     margin = 0.2 + 0.085 * max(len(line) for name in names for line in name.splitlines())
     width, height = 1.1, 1.1 * images.shape[1] / images.shape[2]
     figure = _figure(margin + width * count, 0.25 * (titles is not None) + height * rows)
@@ -85,8 +89,8 @@ def saliency_grid(
         if titles is not None:
             axes[0, column].set_title(titles[column], fontsize=8)
     extent = (0, images.shape[2], images.shape[1], 0)
-    for row, row_maps in enumerate(maps.values(), start=1):
-        for column, saliency in enumerate(np.asarray(row_maps, np.float64)):
+    for row, row_maps in enumerate(named.values(), start=1):
+        for column, saliency in enumerate(row_maps):
             axes[row, column].imshow(saliency, cmap=_MAP_COLOURS, extent=extent)
     for panel, name in zip(axes[:, 0], names, strict=True):
         panel.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
@@ -114,9 +118,13 @@ def saliency_overlay(
     Raises:
       ValueError: when the image has not 1 or 3 channels, or `alpha` is out of range.
     """
-    if not 0 <= alpha <= 1:
-        raise invalid("alpha", alpha, "a number in [0, 1]")
-    image = _images(np.asarray(image)[None])[0]
+    alpha = checks.number("alpha", alpha, "a number in [0, 1]", lambda alpha: 0 <= alpha <= 1)
+    title = _text("title", title)
+    takes = "an array[height, width, channel]"
+    given = checks.array("image", image, takes, of=checks.REAL, shape=(None,) * 3)
+    image = _images("image", given[None])[0]
+    given = checks.array("saliency_map", saliency_map, _MAPS, of=checks.REAL, shape=(None,) * 2)
+    shown = _maps("saliency_map", given[None], None, 1)[0]
     height, width = image.shape[:2]
     figure = _figure(4.2, 3.4)
     axes = figure.subplots()
@@ -124,7 +132,6 @@ def saliency_overlay(
     axes.set_title(title)
     extent = (0, width, height, 0)
     axes.imshow(image.mean(-1), cmap="gray", vmin=0, vmax=1, extent=extent)
-    shown = np.asarray(saliency_map, np.float64)
     overlay = axes.imshow(shown, cmap=_MAP_COLOURS, alpha=alpha, extent=extent)
     low, high = overlay.get_clim()
     scale = figure.colorbar(overlay, ax=axes, label="importance of the pixel")
@@ -148,12 +155,27 @@ def reliability_diagram(
 
     Returns:
       A figure: the diagram above, the share of images at each confidence below.
+
+    Raises:
+      ValueError: for a curve without its three parts of one length, or with counts below 0.
     """
+    read = {}
+    for name, curve in _named("curves", curves):
+        confidence, accuracy, counts = _parts("curves", curve, name, 3)
+        fits = (counts >= 0).all() and np.isfinite(counts).all()
+        require(fits, "curves", f"counts of {name!r} that are none", "numbers of images, from 0")
+        read[name] = confidence, accuracy, counts
+    if expected_calibration_errors is not None:
+        errors = dict(_named("expected_calibration_errors", expected_calibration_errors))
+        takes = "a number for each name"
+        expected_calibration_errors = {
+            name: checks.number("expected_calibration_errors", error, takes, lambda error: True)
+            for name, error in errors.items()
+        }
     figure = _figure(4.4, 5.6)
     diagram, shares = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     diagram.plot([0, 1], [0, 1], color="0.5", linewidth=1, linestyle=":", label="calibrated")
-    for index, (name, curve) in enumerate(curves.items()):
-        confidence, accuracy, counts = (np.asarray(values, float) for values in curve)
+    for index, (name, (confidence, accuracy, counts)) in enumerate(read.items()):
         filled = counts > 0
         confidence, accuracy, counts = confidence[filled], accuracy[filled], counts[filled]
         if expected_calibration_errors and name in expected_calibration_errors:
@@ -162,7 +184,7 @@ def reliability_diagram(
         if len(confidence) <= 40:  # bins are points; the nodes of a density are a line
             style |= {"marker": _MARKERS[index % len(_MARKERS)], "markersize": 5}
         diagram.plot(confidence, accuracy, label=name, **style)
-        shares.plot(confidence, 100 * counts / counts.sum(), **style)
+        shares.plot(confidence, 100 * counts / max(counts.sum(), 1), **style)
     diagram.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     shares.set(xlabel="confidence", ylabel="images (%)")
     shares.set_ylim(bottom=0)
@@ -193,17 +215,24 @@ def deletion_curves(
     Raises:
       ValueError: when a curve's parts, or `removed`, differ in length.
     """
+    ylabel = _text("ylabel", ylabel)
+    given = None if removed is None else checks.vector("removed", removed, "numbers, one a step")
+    read = {
+        method: {
+            model: _parts("curves", curve, f"{method}, {model}")
+            for model, curve in _named("curves", models)
+        }
+        for method, models in _named("curves", curves)
+    }
     figure = _figure(7.2, 3.6)
     axes = figure.subplots()
-    for colour, (method, models) in enumerate(curves.items()):
-        for dash, (model, curve) in enumerate(models.items()):
+    for colour, (method, models) in enumerate(read.items()):
+        for dash, (model, (mean, low, high)) in enumerate(models.items()):
             name = f"{method}, {model}"
-            mean, low, high = (np.asarray(values, float) for values in curve[:3])
             steps = len(mean)
-            x = 100 * np.arange(1, steps + 1) / steps if removed is None else np.asarray(removed)
-            if not len(x) == steps == len(low) == len(high):
-                lengths = (len(x), steps, len(low), len(high))
-                raise invalid("curves", f"lengths {lengths} for {name!r}", "one value a step")
+            x = 100 * np.arange(1, steps + 1) / steps if given is None else given
+            lengths = f"{len(x)} for the {steps} steps of {name!r}"
+            require(len(x) == steps, "removed", lengths, "one value a step")
             _line_with_band(axes, x, mean, low, high, colour, dash, name)
     axes.set(
         xlabel="pixels removed, most important first (%)", ylabel=_wrapped(ylabel), xlim=(0, 100)
@@ -238,13 +267,21 @@ def distributions(
       ValueError: when `kind` is unknown or the methods differ in their models.
     """
     one_of("kind", kind, ("box", "violin"))
-    figure, axes, series = _grouped_axes(values, "values", ylabel)
+    logarithmic = checks.flag("logarithmic", logarithmic)
+    read = {
+        group: {
+            name: checks.vector("values", sample, "values[images], one an image")
+            for name, sample in _named("values", members)
+        }
+        for group, members in _named("values", values)
+    }
+    figure, axes, series = _grouped_axes(read, "values", ylabel)
     slot = 0.8 / len(series)
     for index, name in enumerate(series):
         colour = _COLOURS[index % len(_COLOURS)]
-        samples = [np.asarray(group[name], float).ravel() for group in values.values()]
+        samples = [group[name] for group in read.values()]
         samples = [sample[np.isfinite(sample)] for sample in samples]
-        positions = np.arange(len(values)) + (index - (len(series) - 1) / 2) * slot
+        positions = np.arange(len(read)) + (index - (len(series) - 1) / 2) * slot
         if kind == "box":
             axes.boxplot(
                 samples,
@@ -274,7 +311,8 @@ def distributions(
             parts["cmedians"].set_color("black")
             parts["bodies"][0].set_label(name)
     if logarithmic:
-        shown = np.concatenate([np.ravel(v) for group in values.values() for v in group.values()])
+        shown = np.concatenate([v for group in read.values() for v in group.values()])
+        shown = shown[np.isfinite(shown)]
         positive = shown[shown > 0]
         axes.set_yscale("symlog", linthresh=positive.min() if positive.size else 1.0)
     _legend(figure, axes, "outside upper center")
@@ -299,11 +337,18 @@ def bars(
     Raises:
       ValueError: when the methods differ in their models.
     """
-    figure, axes, series = _grouped_axes(values, "values", ylabel)
+    read = {
+        group: {
+            name: _interval("values", interval, f"{group}, {name}")
+            for name, interval in _named("values", members)
+        }
+        for group, members in _named("values", values)
+    }
+    figure, axes, series = _grouped_axes(read, "values", ylabel)
     slot = 0.8 / len(series)
     for index, name in enumerate(series):
-        estimate, low, high = np.array([group[name][:3] for group in values.values()], float).T
-        positions = np.arange(len(values)) + (index - (len(series) - 1) / 2) * slot
+        estimate, low, high = np.array([group[name] for group in read.values()]).T
+        positions = np.arange(len(read)) + (index - (len(series) - 1) / 2) * slot
         colour = _COLOURS[index % len(_COLOURS)]
         axes.bar(positions, estimate, width=0.9 * slot, color=colour, alpha=0.75, label=name)
         # Not `yerr`, which refuses a bootstrap interval that leaves its estimate outside.
@@ -339,14 +384,24 @@ def sweep(
     Raises:
       ValueError: when a curve has not one value for each setting.
     """
-    x = np.asarray(x, float)
+    x = checks.vector("x", x, "finite numbers, one a setting")
+    require(len(x) > 0 and np.isfinite(x).all(), "x", describe(x), "finite numbers, one a setting")
+    xlabel, ylabel = _text("xlabel", xlabel), _text("ylabel", ylabel)
+    logarithmic = checks.flag("logarithmic", logarithmic)
+    takes = "numbers above 0, where they are spaced by their ratios"
+    require(not logarithmic or x.min() > 0, "x", f"{x.min():g} among them", takes)
+    if marked is not None:
+        pair = isinstance(marked, list | tuple) and len(marked) == 2
+        takes = "a finite number and a text, or None"
+        require(pair, "marked", describe(marked), takes)
+        position = checks.number("marked", marked[0], takes, math.isfinite)
+        marked = position, _text("marked", marked[1])
+    read = {name: _parts("curves", curve, name) for name, curve in _named("curves", curves)}
     figure = _figure(7.2, 3.6)
     axes = figure.subplots()
-    for index, (name, curve) in enumerate(curves.items()):
-        mean, low, high = (np.asarray(values, float) for values in curve[:3])
-        if not len(mean) == len(low) == len(high) == len(x):
-            lengths = (len(mean), len(low), len(high))
-            raise invalid("curves", f"lengths {lengths} for {name!r}", f"{len(x)}, one a setting")
+    for index, (name, (mean, low, high)) in enumerate(read.items()):
+        got = f"{len(mean)} for {name!r}"
+        require(len(mean) == len(x), "curves", got, f"{len(x)}, one a setting")
         there = np.isfinite(mean)
         other = index + index // len(_COLOURS)  # a colour that comes again has another marker
         marker = _MARKERS[other % len(_MARKERS)]
@@ -382,12 +437,70 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=150, layout="constrained")
 
 
-def _images(images: Any) -> np.ndarray:
-    images = np.asarray(images)
+_IMAGES = "images[batch, height, width, channel], finite floats in [0, 1] or bytes"
+_MAPS = "a map[height, width] of real numbers"
+
+
+def _images(argument: str, images: Any) -> np.ndarray:
+    given = checks.array(argument, images, _IMAGES, of=("float", "integer"), shape=(None,) * 4)
+    images = np.asarray(given)
+    require(images.size > 0, argument, describe(images), _IMAGES)
     if images.shape[-1] not in (1, 3):
-        raise invalid("images", f"{images.shape[-1]} channels", "1 or 3")
-    scale = 255 if np.issubdtype(images.dtype, np.integer) else 1
-    return np.clip(images / scale, 0, 1)
+        raise invalid(argument, f"{images.shape[-1]} channels", "1 or 3")
+    scaled = images / 255 if np.issubdtype(images.dtype, np.integer) else images.astype(np.float64)
+    low, high = scaled.min(), scaled.max()
+    # A little beyond, as resizing and rounding leave it; written so that a NaN is refused too.
+    fits = low >= -_BEYOND and high <= 1 + _BEYOND
+    require(fits, argument, f"values from {low:g} to {high:g}", _IMAGES)
+    return np.clip(scaled, 0, 1)
+
+
+_BEYOND = 0.1
+"""How far floats may leave [0, 1], to which they are clipped."""
+
+
+def _maps(argument: str, maps: Any, name: str | None, count: int) -> np.ndarray:
+    """The maps of a row, as numbers that matplotlib draws: NaN and infinity are left blank."""
+    takes = f"maps[images, height, width] of real numbers, one for each of the {count} images"
+    given = checks.array(argument, maps, takes, of=checks.REAL, shape=(None,) * 3)
+    got = describe(given) + ("" if name is None else f" for {name!r}")
+    require(len(given) == count and given.size > 0, argument, got, takes)
+    values = np.asarray(given).astype(np.float64)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _named(argument: str, values: Any) -> list[tuple[str, Any]]:
+    """What a mapping from names holds."""
+    takes = "a dict by name"
+    require(isinstance(values, Mapping), argument, describe(values), takes)
+    named = all(isinstance(name, str) for name in values)
+    require(named, argument, f"the names {describe(list(values))}", takes)
+    return list(values.items())
+
+
+def _text(argument: str, text: Any) -> str:
+    require(isinstance(text, str), argument, describe(text), "a text")
+    return str(text)
+
+
+def _parts(argument: str, curve: Any, name: str, most: int | None = None) -> list[np.ndarray]:
+    """A curve's first three parts, of one length."""
+    takes = "three arrays of one length"
+    several = isinstance(curve, list | tuple | np.ndarray) and len(curve) >= 3
+    several = several and (most is None or len(curve) == most)
+    require(several, argument, f"{describe(curve)} for {name!r}", takes)
+    parts = [checks.vector(argument, part, takes) for part in curve[:3]]
+    lengths = [len(part) for part in parts]
+    fits = len(set(lengths)) == 1 and lengths[0] > 0
+    require(fits, argument, f"lengths {lengths} for {name!r}", takes)
+    return parts
+
+
+def _interval(argument: str, interval: Any, name: str) -> list[float]:
+    takes = "(estimate, low, high), numbers"
+    fits = isinstance(interval, list | tuple | np.ndarray) and len(interval) >= 3
+    require(fits, argument, f"{describe(interval)} for {name!r}", takes)
+    return [checks.number(argument, part, takes, lambda part: True) for part in interval[:3]]
 
 
 def _show_image(axes: Axes, image: np.ndarray) -> None:
@@ -436,6 +549,7 @@ def _grouped_axes(
     values: Mapping[str, Mapping[str, Any]], argument: str, ylabel: str
 ) -> tuple[Figure, Axes, list[str]]:
     """Axes with one place for each group, and the series that every group has."""
+    ylabel = _text("ylabel", ylabel)
     if not values:
         raise invalid(argument, "nothing", "at least one group")
     series = list(next(iter(values.values())))

@@ -1,10 +1,26 @@
-"""Products of float32 numbers in float32, whatever the device."""
+"""How this package computes, whatever a user asks of JAX for code of their own."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import jax
+
+
+@contextlib.contextmanager
+def own_promotion() -> Iterator[None]:
+    """JAX's usual promotion, whatever the user asks of their own code; also as a decorator.
+
+    NaN is allowed too: it is what an empty bin and a map that cannot be scored have, and the
+    arguments are checked.
+    """
+    with (
+        jax.numpy_rank_promotion("allow"),
+        jax.numpy_dtype_promotion("standard"),
+        jax.debug_nans(False),
+    ):
+        yield
 
 
 def full_precision() -> contextlib.AbstractContextManager[None]:

@@ -8,10 +8,11 @@ function stays whole: what it closes over is a constant of the compiled program,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import types
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import jax
@@ -103,6 +104,42 @@ def as_pytree(argument: str, function: Any, takes: str) -> Any:
         return function
     opened = _opened(function)
     return PlainFunction(opened) if _is_leaf(opened) else opened
+
+
+@contextlib.contextmanager
+def at_fault(argument: str, images: Any) -> Iterator[None]:
+    """Around the call of a model or explainer: what goes wrong in it is said in its name.
+
+    A `TypeError` or `ValueError` of a model is most often that of images that do not fit it.
+
+    Args:
+      argument: `"model"`, or what else is called.
+      images: what it is called on.
+
+    Raises:
+      ValueError: for any exception but a refusal, which says itself what is wrong.
+    """
+    try:
+        yield
+    except checks.Refusal:
+        raise
+    except Exception as error:
+        got, why = checks.describe(images), f"{type(error).__name__}: {error}"
+        looks = isinstance(error, _LOOKING)
+        if argument == "model" and isinstance(error, TypeError | ValueError) and not looks:
+            raise checks.invalid("images", got, f"images that the model accepts ({why})") from error
+        takes = "a function that JAX can trace" if looks else f"a callable that takes {got}"
+        raise checks.invalid(argument, f"one that raises {why}", takes) from error
+
+
+_LOOKING = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.UnexpectedTracerError,
+)
+"""What JAX raises of a function that looks at values, which a traced one has not."""
 
 
 def _is_leaf(value: Any) -> bool:

@@ -140,8 +140,19 @@ def metric(
 def _decorator(
     role: str, cost: CostOf, stochastic: bool, depends_on_scores: bool, given: Mapping[str, Any]
 ) -> Any:
+    checks.require(callable(cost), "cost", checks.describe(cost), "a function (shape, options)")
+    stochastic = checks.flag("stochastic", stochastic)
+    depends_on_scores = checks.flag("depends_on_scores", depends_on_scores)
+    for name, kind in given.items():
+        fits = callable(getattr(kind, "read", None)) and not isinstance(kind, type)
+        checks.require(fits, name, checks.describe(kind), "what an option takes, of jc2i.options")
+
     def decorate(function: Callable) -> Callable:
         signature = _extended(inspect.signature(function))
+        known = ", ".join(signature.parameters)
+        for name in given:
+            takes = f"an option of {function.__name__}: {known}"
+            checks.require(name in signature.parameters, name, "a kind", takes)
         method = Method(
             function.__name__,
             role,
@@ -160,13 +171,13 @@ def _decorator(
 
         @functools.wraps(function)
         def wrapper(*arguments: Any, **options: Any) -> Any:
-            bound = signature.bind(*arguments, **options)
-            bound.apply_defaults()
+            bound = checks.bind(method.name, signature, arguments, options)
             values = dict(bound.arguments)
             for name, parameter in signature.parameters.items():
                 if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                     values.update(values.pop(name))
-            with full_precision():
+            # A strict user's model too: images may be wider than its weights.
+            with full_precision(), jax.numpy_dtype_promotion("standard"):
                 return _run(method, values)
 
         setattr(wrapper, "__signature__", signature)  # noqa: B010 (types know no such attribute)
@@ -200,14 +211,15 @@ def method_of(function: Any) -> Method:
     Raises:
       ValueError: if it is not decorated.
     """
-    found = _method(function)
+    found = known_method(function)
     if found is None:
         takes = "a function decorated with jc2i.query.explainer or jc2i.query.metric"
         raise checks.invalid("function", checks.describe(function), takes)
     return found
 
 
-def _method(function: Any) -> Method | None:
+def known_method(function: Any) -> Method | None:
+    """What is known of a method, also of one with some options fixed; None of another function."""
     while isinstance(function, functools.partial):
         function = function.func
     return getattr(function, "method", None)
@@ -221,7 +233,12 @@ def methods(namespace: types.ModuleType) -> dict[str, Callable]:
 
     Returns:
       The decorated functions.
+
+    Raises:
+      ValueError: if it is no module.
     """
+    is_module = isinstance(namespace, types.ModuleType)
+    checks.require(is_module, "namespace", checks.describe(namespace), "a module")
     return {
         name: value
         for name, value in sorted(vars(namespace).items())
@@ -242,28 +259,22 @@ def image_keys(key: Any, batch: int) -> Key[Array, " batch"]:
     Raises:
       ValueError: if it is no key, or there are as many keys as no batch has.
     """
-    key = _typed_keys(key, batch)
+    key = _typed_keys(key, checks.whole("batch", batch, least=0, most=checks.MOST))
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch)) if key.ndim == 0 else key
 
 
 def _typed_keys(key: Any, batch: int) -> Array:
     takes = f"a jax.random.key, or one for each of the {batch} images"
-    if not isinstance(key, jax.Array | np.ndarray):
-        raise checks.invalid("key", checks.describe(key), takes)
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        if key.dtype != jnp.uint32 or key.ndim not in (1, 2) or key.shape[-1] != 2:
-            raise checks.invalid("key", checks.describe(key), takes)
-        key = jax.random.wrap_key_data(jnp.asarray(key))
-    if key.ndim and key.shape != (batch,):
-        raise checks.invalid("key", f"{list(key.shape)} keys", takes)
-    return jnp.asarray(key)
+    keys = checks.key_array("key", key, takes)
+    checks.require(keys.shape in ((), (batch,)), "key", f"{list(keys.shape)} keys", takes)
+    return keys
 
 
 def _run(method: Method, values: dict[str, Any]) -> Any:
     # A metric hands its own prepared model on to an explainer, which prepares it itself.
     model = tracing.as_written(values.pop("model"))
     model = pytrees.as_pytree("model", model, scores.MODEL)
-    images = checks.finite_batch("images", values.pop("images"), 4, "batch, height, width, channel")
+    images = checks.images("images", values.pop("images"))
     batch = images.shape[0]
     wide = images.astype(jnp.promote_types(images.dtype, jnp.float32))
     targets, key = values.pop("targets"), values.pop("key")
@@ -274,11 +285,12 @@ def _run(method: Method, values: dict[str, Any]) -> Any:
         # Another method's key changes nothing, and compiles nothing anew.
         if method.stochastic or "explainer" in values:
             by_image["key"] = key
-    size = Maybe(Whole()).read("batch_size", values.pop("batch_size"), images)
+    size = BATCH_SIZE.read("batch_size", values.pop("batch_size"), images)
     arrays, rests, inner = {}, {}, None
     if "explainer" in values:
         explain = values.pop("explainer")
-        inner = _method(explain)
+        inner = known_method(explain)
+        _refuse_unknown(values, method, inner)
         explain = pytrees.as_pytree("explainer", explain, "an explainer function")
         arrays["explainer"], rests["explainer"] = pytrees.split(explain)
     arguments: dict[str, Any] = {}
@@ -324,6 +336,19 @@ def _run(method: Method, values: dict[str, Any]) -> Any:
 
 _KEY = "a jax.random.key, or one for each image"
 
+BATCH_SIZE = Maybe(Whole(most=2**31 - 1))
+"""What `batch_size` takes: no more evaluations are in flight than there are."""
+
+
+def _refuse_unknown(values: Mapping[str, Any], method: Method, inner: Method | None) -> None:
+    """Refuses options that neither a metric nor the explainer that it takes has."""
+    if inner is None:  # a plain function says so itself
+        return
+    takes = f"an option of {inner.name}: {', '.join(inner.kinds) or 'it has none'}"
+    for name, value in values.items():
+        known = name in method.kinds or name in inner.kinds
+        checks.require(known, name, checks.describe(value), takes)
+
 
 def _is_by_image(kind: Any, value: Any) -> bool:
     """Whether an array has one entry for each image, rather than one for all."""
@@ -345,16 +370,25 @@ def _fitting(model: Any, images: Array, rows: int) -> tuple[Any, int]:
         serves the method's program where it is right.
     """
     wide = jnp.promote_types(images.dtype, jnp.float32)
-    refused = None
-    for dtype in dict.fromkeys((wide, images.dtype, jnp.dtype(jnp.float32))):
-        try:
-            shape = _score_shape(model, jax.ShapeDtypeStruct((rows, *images.shape[1:]), dtype))
-        except checks.Refusal as refusal:
-            refused = refused or refusal
-            continue
-        return model if dtype == wide else scores.InType(model, dtype), shape[1]
-    assert refused is not None
-    raise refused
+    refused: list[checks.Refusal] = []
+    for count in dict.fromkeys((rows, images.shape[0])):
+        first, refused = refused[:1], []
+        for dtype in dict.fromkeys((wide, images.dtype, jnp.dtype(jnp.float32))):
+            try:
+                shape = _score_shape(model, jax.ShapeDtypeStruct((count, *images.shape[1:]), dtype))
+            except checks.Refusal as refusal:
+                refused.append(refusal)
+                continue
+            if count != rows:
+                raise _of_one_size(jax.ShapeDtypeStruct((rows, *images.shape[1:]), dtype), first[0])
+            return model if dtype == wide else scores.InType(model, dtype), shape[1]
+    raise refused[0]
+
+
+def _of_one_size(images: Any, refusal: checks.Refusal) -> checks.Refusal:
+    """The refusal of a model that takes the images that came, and not those it is asked about."""
+    got = f"one that refuses {checks.describe(images)} ({refusal})"
+    return checks.invalid("model", got, "a callable of any number of images")
 
 
 def _score_shape(model: Any, images: jax.ShapeDtypeStruct) -> tuple[int, ...]:
@@ -365,26 +399,15 @@ def _score_shape(model: Any, images: jax.ShapeDtypeStruct) -> tuple[int, ...]:
         classes at least.
     """
     leaves, rest = pytrees.split(model)
-    try:
-        result = jax.eval_shape(functools.partial(_scores, rest), leaves, images)
-    except checks.Refusal:
-        raise
-    except (TypeError, ValueError) as error:
-        takes = f"images that the model accepts ({error})"
-        raise checks.invalid("images", checks.describe(images), takes) from error
-    shape = getattr(result, "shape", result)
-    if not isinstance(shape, tuple) or len(shape) != 2 or shape[0] != images.shape[0]:
-        takes = f"a callable that returns scores[batch, classes] for {checks.describe(images)}"
-        raise checks.invalid("model", f"one that returns {shape}", takes)
-    if shape[1] < 2:
-        raise checks.invalid("model", "one that returns a single score an image", scores.TWO)
-    return shape
+    return jax.eval_shape(functools.partial(_scores, rest), leaves, images).shape
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _scores(rest: pytrees.Rest, leaves: list[Any], images: Any) -> Any:
     # jit keeps the trace for each structure and shape: the check and the program share one.
-    return pytrees.join(leaves, rest)(images)
+    model = pytrees.join(leaves, rest)
+    with pytrees.at_fault("model", images):
+        return scores.several(scores.of_model(model, images))
 
 
 @jax.tree_util.register_dataclass
@@ -396,7 +419,29 @@ class _Traced:
     rest: pytrees.Rest = dataclasses.field(metadata={"static": True})
 
     def __call__(self, images: Any) -> Any:
-        return _scores(self.rest, self.leaves, images)
+        try:
+            return _scores(self.rest, self.leaves, images)
+        except checks.Refusal as refusal:
+            raise _of_one_size(images, refusal) from refusal
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Explained:
+    """An explainer whose maps are refused in its own name where they are none."""
+
+    explainer: Any
+
+    def __call__(self, model: Any, images: Any, targets: Any, **options: Any) -> Any:
+        with pytrees.at_fault("explainer", images):
+            maps = self.explainer(model, images, targets, **options)
+        got = f"one that returns {checks.describe(maps)}"
+        takes = f"one that returns maps[batch, height, width], for {checks.describe(images)}"
+        is_array = isinstance(maps, jax.Array | np.ndarray) and maps.ndim > 2
+        checks.require(is_array, "explainer", got, takes)
+        fits = jnp.issubdtype(maps.dtype, jnp.floating) and maps.shape[0] == images.shape[0]
+        checks.require(fits and maps.size > 0, "explainer", got, takes)
+        return jnp.asarray(maps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -411,7 +456,9 @@ class _Call:
     watching: tuple[int, ...] | None
 
     def __call__(self, by_image: Any, arguments: Any, arrays: Any) -> Any:
-        trees = {n: pytrees.join(arrays[n], rest) for n, rest in self.trees if n != "model"}
+        trees: dict[str, Any] = {
+            n: Explained(pytrees.join(arrays[n], rest)) for n, rest in self.trees if n != "model"
+        }
         model = _Traced(arrays["model"], dict(self.trees)["model"])
         trees["model"] = tracing.prepared(model)
         options = {**trees, **dict(self.words), **arguments}

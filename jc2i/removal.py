@@ -12,6 +12,9 @@ from jaxtyping import Array, Float
 
 from jc2i import checks
 
+LARGEST_KERNEL = 10_001
+"""Pixels on a side of a kernel, beyond which every blur of an image is flat."""
+
 Baseline = int | float | str | Sequence[float] | Array | np.ndarray
 """A number, one a channel, an image, one image for each image, or `"blur"`."""
 
@@ -63,24 +66,35 @@ def read(argument: str, baseline: Baseline, images: checks.Array) -> checks.Arra
     takes = (
         f'a finite number, one a channel, an image or a batch that fits {list(shape)}, or "blur"'
     )
-    got = checks.describe(baseline)
-    if not isinstance(baseline, jax.Array):
-        try:
-            baseline = np.asarray(checks.native(baseline))
-        except (TypeError, ValueError):  # lists of different lengths
-            raise checks.invalid(argument, got, takes) from None
-    whole = jnp.issubdtype(baseline.dtype, jnp.integer)
+    return fitting(argument, baseline, takes, images.dtype, shape)
+
+
+def fitting(
+    argument: str, value: object, takes: str, dtype: jnp.dtype, shape: tuple[int, ...]
+) -> checks.Array:
+    """Numbers as an array that broadcasts to images: one, one a channel, an image, one each.
+
+    Args:
+      argument: what to call them in a message.
+      value: the numbers.
+      takes: what the message says.
+      dtype: of the result.
+      shape: of the images, or of one image.
+
+    Returns:
+      An array of rank 0, 1, 3 or 4.
+
+    Raises:
+      ValueError: for a shape that does not fit, or values that are not finite.
+    """
+    values = checks.finite_numbers(argument, value, takes, dtype)
     # Bytes of an image would mean 0..255: only floats can stand beside the images.
-    real = jnp.issubdtype(baseline.dtype, jnp.floating) or (whole and baseline.ndim < 3)
-    fits = baseline.ndim in (0, 1, 3, 4)
+    whole = isinstance(value, jax.Array | np.ndarray) and jnp.issubdtype(value.dtype, jnp.integer)
+    fits = values.ndim in {0, 1, 3, len(shape)} and not (whole and values.ndim > 2)
     # From the right, as arrays broadcast; a shorter one fits every image.
-    fits = fits and all(
-        a in (1, b) for a, b in zip(baseline.shape[::-1], shape[::-1], strict=False)
-    )
-    checks.require(real and fits, argument, got, takes)
-    if checks.is_concrete(baseline):
-        checks.require(checks.all_finite(baseline), argument, f"NaN or infinity in {got}", takes)
-    return baseline.astype(images.dtype)
+    fits = fits and all(a in (1, b) for a, b in zip(values.shape[::-1], shape[::-1], strict=False))
+    checks.require(fits, argument, checks.describe(value), takes)
+    return values
 
 
 def gaussian_blur(
@@ -107,8 +121,13 @@ def gaussian_blur(
     Raises:
       ValueError: if `size` is not odd, `sigma` not positive, or for another border.
     """
-    checks.require(size > 0 and size % 2 == 1, "size", size, "an odd number of pixels")
-    checks.positive(sigma=sigma)
+    takes = "floats[batch, height, width, channel]"
+    images = checks.array("images", images, takes, shape=(None,) * 4)
+    images = jnp.asarray(checks.held("images", images))
+    takes = "an odd number of pixels"
+    size = checks.whole("size", size, takes, most=LARGEST_KERNEL)
+    checks.require(size % 2 == 1, "size", size, takes)
+    sigma = checks.number("sigma", sigma)
     checks.one_of("border", border, ("mirror", "black"))
     rows = _band(images.shape[1], size, sigma, border).astype(images.dtype)
     columns = _band(images.shape[2], size, sigma, border).astype(images.dtype)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jc2i import checks, pytrees
@@ -24,8 +25,11 @@ class Logits:
     calibrator: Any = None
 
     def __call__(self, images: Float[checks.Array, "batch ..."]) -> Float[Array, "batch classes"]:
-        scores = self.model(images)
-        return scores if self.calibrator is None else self.calibrator(scores)
+        scores = of_model(self.model, images)
+        if self.calibrator is None:
+            return scores
+        takes = "one that returns as many rows"
+        return _floats("calibrator", self.calibrator(scores), scores.shape[:1], takes)
 
 
 @jax.tree_util.register_dataclass
@@ -38,7 +42,7 @@ class Probabilities:
 
     def __call__(self, images: Float[checks.Array, "batch ..."]) -> Float[Array, "batch classes"]:
         function = exact_softmax if self.softmax == "exact" else jax.nn.softmax
-        return function(_several(self.logits(images)))
+        return function(several(self.logits(images)))
 
 
 @jax.tree_util.register_dataclass
@@ -49,7 +53,7 @@ class LogOdds:
     logits: Logits
 
     def __call__(self, images: Float[checks.Array, "batch ..."]) -> Float[Array, "batch classes"]:
-        return odds(_several(self.logits(images)))
+        return odds(several(self.logits(images)))
 
 
 @jax.tree_util.register_dataclass
@@ -60,8 +64,8 @@ class TwoClasses:
     model: Any
 
     def __call__(self, images: Float[checks.Array, "batch ..."]) -> Float[Array, "batch 2"]:
-        score = self.model(images)
         takes = "one that returns [batch] or [batch, 1], one logit an image"
+        score = _floats("model", self.model(images), images.shape[:1], takes)
         alone = score.ndim == 1 or (score.ndim == 2 and score.shape[1] == 1)
         checks.require(alone, "model", f"one that returns {list(score.shape)}", takes)
         score = score.reshape(-1)
@@ -80,9 +84,30 @@ class InType:
         return self.model(images.astype(self.dtype))
 
 
-def _several(scores: Array) -> Array:
-    takes_two = scores.ndim == 2 and scores.shape[1] < 2
-    checks.require(not takes_two, "model", "one that returns a single score an image", TWO)
+def of_model(model: Any, images: checks.Array) -> Array:
+    """A model's scores, refused where they are none: one float for each image and class."""
+    got = checks.describe(images)
+    checks.require(isinstance(images, jax.Array | np.ndarray), "images", got, "an array")
+    takes = f"a callable that returns scores[batch, classes], floats, for {got}"
+    scores = _floats("model", model(images), images.shape[:1], takes)
+    several = scores.ndim == 2 and scores.shape[1] > 0
+    checks.require(several, "model", f"one that returns {list(scores.shape)}", takes)
+    return scores
+
+
+def _floats(argument: str, returned: Any, rows: tuple[int, ...], takes: str) -> Array:
+    """What a callable returned, refused unless it is an array of floats with so many rows."""
+    got = f"one that returns {checks.describe(returned)}"
+    checks.require(isinstance(returned, jax.Array | np.ndarray), argument, got, takes)
+    fits = jnp.issubdtype(returned.dtype, jnp.floating) and returned.shape[:1] == rows
+    checks.require(fits, argument, got, takes)
+    return jnp.asarray(returned)
+
+
+def several(scores: Array) -> Array:
+    """Scores, refused where they are of one class."""
+    alone = scores.shape[1] < 2
+    checks.require(not alone, "model", "one that returns a single score an image", TWO)
     return scores
 
 
@@ -218,8 +243,21 @@ exact_softmax.defvjp(_softmax_forward, _softmax_backward)
 def of_targets(
     scores: Float[checks.Array, "batch classes"], targets: Int[checks.Array, " batch"]
 ) -> Float[Array, " batch"]:
-    """Each image's score of its own target class."""
-    return jnp.take_along_axis(scores, targets[:, None], axis=1, mode="clip")[:, 0]
+    """Each image's score of its own target class, an infinite one `bounded`."""
+    return bounded(jnp.take_along_axis(scores, targets[:, None], axis=1, mode="clip")[:, 0])
+
+
+LARGEST = 1e30
+"""A score whose sums and differences are floats too."""
+
+
+def bounded(scores: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
+    """Scores of which an infinite one (a class that is masked out) is a large number.
+
+    Differences of infinities would be NaN; a score beyond the bound has no slope.
+    """
+    most = min(LARGEST, float(jnp.finfo(scores.dtype).max))
+    return jnp.clip(scores, -most, most)
 
 
 def leads_of_targets(
@@ -227,4 +265,4 @@ def leads_of_targets(
 ) -> Float[Array, " batch"]:
     """Each image's score of its own target class, less the highest of the others."""
     own = jnp.arange(scores.shape[1])[None] == targets[:, None]
-    return of_targets(scores, targets) - jnp.where(own, -jnp.inf, scores).max(axis=1)
+    return of_targets(scores, targets) - bounded(jnp.where(own, -jnp.inf, scores).max(axis=1))

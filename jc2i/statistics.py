@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Num
 from scipy import stats
@@ -177,13 +178,17 @@ def statistic_interval(
     checks.require(callable(function), "function", checks.describe(function), "a function")
     if not isinstance(arrays, list | tuple):
         raise invalid("arrays", checks.describe(arrays), "a tuple of arrays")
+    takes = "a tuple of arrays of the same images"
+    for one in arrays:
+        is_array = isinstance(one, jax.Array | np.ndarray)
+        checks.require(is_array, "arrays", f"{checks.describe(one)} among them", takes)
     hosted = [np.asarray(array) for array in arrays]
     counts = sorted({array.shape[0] if array.ndim else 0 for array in hosted})
     if len(counts) != 1 or counts[0] == 0:
         raise invalid("arrays", f"leading axes of {counts}", "the same images, at least one")
     return _bootstrap(
         np.arange(counts[0]),
-        lambda chosen: float(function(*(array[chosen] for array in hosted))),
+        lambda chosen: _number(function(*(array[chosen] for array in hosted))),
         vectorized=False,
         method=method,
         dropped=0,
@@ -205,10 +210,9 @@ def _bootstrap(
     seed: int,
 ) -> Interval:
     level = _level(level)
-    resamples = checks.whole("resamples", resamples, "an integer, at least 1")
-    seed = checks.whole("seed", seed, "an integer, at least 0", least=0)
-    if not (isinstance(method, str) and method in ("percentile", "basic", "BCa")):
-        raise invalid("method", repr(method), "'percentile', 'basic' or 'BCa'")
+    resamples = checks.whole("resamples", resamples, "an integer, at least 1", most=10**6)
+    seed = checks.whole("seed", seed, "an integer, at least 0", least=0, most=2**128)
+    checks.one_of("method", method, ("percentile", "basic", "BCa"))
     if not len(values):
         return Interval(np.nan, np.nan, np.nan, 0, dropped)
     estimate = float(statistic(values))
@@ -238,13 +242,14 @@ def _bootstrap(
     return Interval(estimate, float(low), float(high), len(values), dropped)
 
 
+def _number(result: Any) -> float:
+    """What a statistic returned, which may be NaN."""
+    takes = "one that returns a number"
+    return checks.number("function", result, takes, lambda number: True)
+
+
 def _vector(argument: str, values: Array) -> np.ndarray:
-    values = np.asarray(values)
-    real = np.can_cast(values.dtype, np.float64, "same_kind")
-    checks.require(real, argument, checks.describe(values), "real numbers, one an image")
-    if values.ndim != 1:
-        raise invalid(argument, f"an array of shape {values.shape}", "one value an image")
-    return values.astype(np.float64)
+    return checks.vector(argument, values, "real numbers, one an image")
 
 
 def _level(level: float) -> float:

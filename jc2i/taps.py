@@ -19,9 +19,9 @@ from typing import Any, NamedTuple, overload
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float
 
+from jc2i import checks, pytrees, scores
 from jc2i.checks import Array, describe, invalid, require
 from jc2i.tracing.interpreter import (
     CALLS,
@@ -53,7 +53,7 @@ def names(
     Returns:
       The shape and type of each activation.
     """
-    closed, _ = trace(model, images)
+    closed, _ = _traced(model, images)
     taps = [tap for tap in _taps(closed.jaxpr) if tap.inside is None]
     used = [tap.name for tap in taps]
     seen: dict[str, int] = {}
@@ -149,8 +149,13 @@ def cut(
     Raises:
       ValueError: as `capture`; the function, for a value of another shape or type.
     """
-    closed, structure = trace(model, images)
-    listed = [layers] if isinstance(layers, str) else list(layers)
+    listed = [layers] if isinstance(layers, str) else layers
+    fits = isinstance(listed, list | tuple) and len(listed) > 0
+    fits = fits and all(isinstance(layer, str) for layer in listed)
+    require(fits, "layers", describe(layers), "a name of an activation, or a list of several")
+    takes = "an array of images that the model accepts"
+    images = jnp.asarray(checks.array("images", images, takes, of=checks.REAL))
+    closed, structure = _traced(model, images)
     taps = list(_taps(closed.jaxpr))
     keys = [_resolve(taps, layer) for layer in listed]
     opened = _opened(closed, {key: _tap(taps, key) for key in keys}, jax.tree.leaves(images))
@@ -160,9 +165,9 @@ def cut(
     activations = dict(zip(opened.places, _run(later, known, opened.clean, own), strict=True))
 
     def behind(value: Any) -> jax.Array:
-        values = [value] if isinstance(layers, str) else list(value)
-        got = f"{len(values)} values"
-        require(len(values) == len(keys), "value", got, f"one for each of {listed}")
+        values = [value] if isinstance(layers, str) else value
+        fits = isinstance(values, list | tuple) and len(values) == len(keys)
+        require(fits, "value", describe(value), f"a list of one for each of {listed}")
         given = dict(known)
         for layer, key, new in zip(listed, keys, values, strict=True):
             given[opened.places[key]] = _fitting(new, layer, _tap(taps, key))
@@ -170,6 +175,16 @@ def cut(
 
     found = tuple(activations[key] for key in keys)
     return (found[0] if isinstance(layers, str) else found), behind
+
+
+def _traced(model: Callable, images: Any) -> tuple[jex.ClosedJaxpr, Any]:
+    """A model's jaxpr, and the structure of its result."""
+    require(callable(model), "model", describe(model), scores.MODEL)
+    if not isinstance(images, jax.ShapeDtypeStruct):
+        takes = "an array of images that the model accepts, or a jax.ShapeDtypeStruct"
+        images = checks.array("images", images, takes, of=checks.REAL)
+    with pytrees.at_fault("model", images):
+        return trace(model, images)
 
 
 _Key = tuple[str, int]
@@ -353,7 +368,6 @@ def _tap(taps: Sequence[_Tap], key: _Key) -> _Tap:
 
 def _fitting(value: Any, layer: str, tap: _Tap) -> jax.Array:
     takes = f"{tap.dtype}{list(tap.shape)}, as {layer!r} is"
-    arrays = isinstance(value, jax.Array | np.ndarray)
-    if not arrays or value.shape != tap.shape or value.dtype != tap.dtype:
-        raise invalid("value", describe(value), takes)
+    value = checks.array("value", value, takes, of=checks.NUMERIC, shape=tap.shape)
+    require(value.dtype == tap.dtype, "value", describe(value), takes)
     return jnp.asarray(value)

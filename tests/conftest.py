@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import gc
 import itertools
@@ -57,6 +58,19 @@ def few_mappings():
     if MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS:
         jax.clear_caches()
         gc.collect()
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many bad inputs came to what, of those that tests recorded (tests/fuzz)."""
+    counts = collections.Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", []):
+                if name == "inputs" and report.when == "call":
+                    counts.update(value)
+    if counts:
+        parts = ", ".join(f"{count} {name}" for name, count in counts.items())
+        terminalreporter.line(f"{sum(counts.values())} bad inputs: {parts}")
 
 
 # A slow machine is no failure of a property.

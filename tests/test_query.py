@@ -183,16 +183,17 @@ def test_refuses_models(untyped):
     assert message == "model: got 'resnet', takes a callable: images -> scores"
     message = refusal(lambda: explainers.sensitivity(lambda x: x.sum(), IMAGES, TARGETS))
     assert message.startswith(
-        "model: got one that returns (), takes a callable that returns scores"
+        "model: got one that returns float32[], takes a callable that returns scores"
     )
     message = refusal(lambda: explainers.sensitivity(lambda x: x, IMAGES, TARGETS))
-    assert "model: got one that returns (4, 8, 9, 3), takes" in message
+    assert "model: got one that returns float32[4, 8, 9, 3], takes" in message
 
 
 def test_refuses_maps_of_another_size(convnet):
     message = refusal(lambda: deletion_curve(convnet(), IMAGES, TARGETS, np.zeros((4, 8, 8))))
     assert message == (
-        "maps: got float64[4, 8, 8], takes an array[batch, height, width] of shape [4, 8, 9]"
+        "maps: got float64[4, 8, 8], takes an array[batch, height, width] of shape [4, 8, 9] "
+        "of real numbers"
     )
 
 

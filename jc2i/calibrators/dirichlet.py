@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -14,8 +13,7 @@ from jc2i.calibrators import _affine, _classes
 from jc2i.checks import Array
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@_classes.calibrator
 class Dirichlet:
     """Maps the log-probabilities by a matrix and a bias: z -> W ln softmax(z) + b.
 
@@ -27,8 +25,11 @@ class Dirichlet:
       bias: b, an array[classes].
     """
 
-    weight: Any
-    bias: Any
+    weight: Any = _classes.leaf("classes classes")
+    bias: Any = _classes.leaf("classes")
+
+    def __post_init__(self) -> None:
+        _classes.require_sound(self)
 
     def __call__(
         self, logits: Float[Array, "*batch classes"]
@@ -42,7 +43,7 @@ class Dirichlet:
         def calibrated(logits: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
             return _affine.apply(weight, jax.nn.log_softmax(logits)) + bias
 
-        return _classes.apply(self, logits, calibrated, weight=2, bias=1)
+        return _classes.apply(self, logits, calibrated)
 
 
 @labelled.public("logits", _affine.check)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def save(calibrator: Any, path: str | os.PathLike[str]) -> None:
     entries = dict(_encoded(key, leaf) for key, leaf in leaves.items())
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **{NAME: np.asarray(name)}, **entries)
-    files.write_whole(Path(path), content.getvalue())
+    files.write_whole(Path(checks.path("path", path)), content.getvalue())
 
 
 def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Any:
@@ -66,7 +65,7 @@ def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Any:
         here.
     """
     checks.count(max_bytes=max_bytes)
-    kinds, where = _classes(), os.fspath(path)
+    kinds, where = _classes(), checks.path("path", path)
     entries = _entries(path, max_bytes)
     named = entries.pop(NAME, np.asarray("no class name"))
     name = checks.describe(named) if named.ndim else str(named)
@@ -89,17 +88,6 @@ def _classes() -> dict[str, Any]:
 
 def _check(argument: str, kind: Any, leaves: dict[str, np.ndarray]) -> None:
     """What `save` and `load` refuse alike."""
-    for field in dataclasses.fields(kind):
-        array = leaves[field.name]
-        got = f"{field.name} = {checks.describe(array)}"
-        takes = "finite floating-point numbers"
-        number = jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.kind in "iu"
-        checks.require(number, argument, got, takes)
-        with np.errstate(over="ignore"):  # as it is computed with, where 1e300 is infinite
-            values = array.astype(jax.dtypes.canonicalize_dtype(float), copy=False)
-        checks.require(np.isfinite(values).all(), argument, got, takes)
-        for rule in filter(None, field.metadata.get("values", "").split(" and ")):
-            checks.require(_RULES[rule](values), argument, got, f"{field.name} {rule}")
     shapes = [array.shape for array in leaves.values() if array.ndim]
     classes = shapes[0][-1] if shapes else 2
     checks.require(classes > 1, argument, f"{kind.__name__} for {classes} classes", "2 or more")
@@ -114,15 +102,6 @@ def _check(argument: str, kind: Any, leaves: dict[str, np.ndarray]) -> None:
     if shape != logits.shape:
         got = f"{kind.__name__} of shapes {[list(shape) for shape in shapes]}"
         raise checks.invalid(argument, got, "leaves for one number of classes")
-
-
-_ROUNDING = 1e-6
-_RULES: dict[str, Callable[[np.ndarray], np.bool_ | bool]] = {
-    "above 0": lambda values: (values > 0).all(),
-    "in [0, 1]": lambda values: ((values >= -_ROUNDING) & (values <= 1 + _ROUNDING)).all(),
-    "not falling": lambda values: values.ndim == 0 or (values[1:] >= values[:-1]).all(),
-}
-"""What the classes say that their values are, in the metadata of their fields."""
 
 
 # A file's entry is named by the leaf; where its type is none of NumPy's, by leaf.type.
@@ -152,7 +131,7 @@ def _decoded(path: str, entry: str, array: np.ndarray) -> tuple[str, Any]:
 
 
 def _entries(path: str | os.PathLike[str], max_bytes: int) -> dict[str, np.ndarray]:
-    name, takes = os.fspath(path), "a file that jc2i.calibrators.save wrote"
+    name, takes = checks.path("path", path), "a file that jc2i.calibrators.save wrote"
     with (
         files.opened(path, name) as file,
         files.refusing(name, "", "another or a damaged file", takes, reasoned=False),

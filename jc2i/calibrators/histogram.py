@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -15,8 +14,7 @@ from jc2i.calibrators import _classes
 from jc2i.checks import Array
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@_classes.calibrator
 class Histogram:
     """Maps each class's probability to its frequency in a bin, then renormalises.
 
@@ -31,9 +29,12 @@ class Histogram:
         the logarithm finite.
     """
 
-    edges: Any = dataclasses.field(metadata={"values": "in [0, 1] and not falling"})
-    values: Any = dataclasses.field(metadata={"values": "in [0, 1]"})
-    floor: Any = dataclasses.field(metadata={"values": "above 0"})
+    edges: Any = _classes.leaf("edges classes", values="in [0, 1] and not falling")
+    values: Any = _classes.leaf("edges+1 classes", values="in [0, 1]")
+    floor: Any = _classes.leaf(values="above 0")
+
+    def __post_init__(self) -> None:
+        _classes.require_sound(self)
 
     def __call__(
         self, logits: Float[Array, "*batch classes"]
@@ -51,9 +52,11 @@ class Histogram:
             probabilities = jax.nn.softmax(logits)
             bins = jax.vmap(jnp.searchsorted, (-1, -1), -1)(edges, probabilities)
             chosen = jax.vmap(jnp.take, (-1, -1), -1)(values, bins)
+            # NaN would be in the last bin, of the highest confidence.
+            chosen = jnp.where(jnp.isnan(probabilities), jnp.nan, chosen)
             return jax.nn.log_softmax(jnp.log(jnp.maximum(chosen, floor)))
 
-        return _classes.apply(self, logits, calibrated, edges=2, values=2, floor=0)
+        return _classes.apply(self, logits, calibrated)
 
 
 def _check(values: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -15,8 +14,7 @@ from jc2i.calibrators import _classes
 from jc2i.checks import Array
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@_classes.calibrator
 class Isotonic:
     """Maps each class's probability by its own rising function, then renormalises.
 
@@ -31,9 +29,12 @@ class Isotonic:
         the logarithm finite.
     """
 
-    thresholds: Any = dataclasses.field(metadata={"values": "in [0, 1] and not falling"})
-    values: Any = dataclasses.field(metadata={"values": "in [0, 1] and not falling"})
-    floor: Any = dataclasses.field(metadata={"values": "above 0"})
+    thresholds: Any = _classes.leaf("knots classes", values="in [0, 1] and not falling")
+    values: Any = _classes.leaf("knots classes", values="in [0, 1] and not falling")
+    floor: Any = _classes.leaf(values="above 0")
+
+    def __post_init__(self) -> None:
+        _classes.require_sound(self)
 
     def __call__(
         self, logits: Float[Array, "*batch classes"]
@@ -49,7 +50,7 @@ class Isotonic:
             fitted = interpolate(jax.nn.softmax(logits), knots, values)
             return jax.nn.log_softmax(jnp.log(jnp.maximum(fitted, floor)))
 
-        return _classes.apply(self, logits, calibrated, thresholds=2, values=2, floor=0)
+        return _classes.apply(self, logits, calibrated)
 
 
 def _check(values: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -14,8 +13,7 @@ from jc2i.calibrators import _affine, _classes
 from jc2i.checks import Array
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@_classes.calibrator
 class MatrixScaling:
     """Maps the logits by a matrix and a bias: z -> W z + b.
 
@@ -26,8 +24,11 @@ class MatrixScaling:
       bias: b, an array[classes].
     """
 
-    weight: Any
-    bias: Any
+    weight: Any = _classes.leaf("classes classes")
+    bias: Any = _classes.leaf("classes")
+
+    def __post_init__(self) -> None:
+        _classes.require_sound(self)
 
     def __call__(
         self, logits: Float[Array, "*batch classes"]
@@ -41,7 +42,7 @@ class MatrixScaling:
         def calibrated(logits: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
             return _affine.apply(weight, logits) + bias
 
-        return _classes.apply(self, logits, calibrated, weight=2, bias=1)
+        return _classes.apply(self, logits, calibrated)
 
 
 @labelled.public("logits", _affine.check)

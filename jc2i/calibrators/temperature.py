@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import warnings
@@ -26,8 +25,7 @@ MAX_STEPS = 100
 """Never reached: bisection alone needs log2(log(bounds) / TOLERANCE) steps, about 25."""
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@_classes.calibrator
 class Temperature:
     """Divides the logits by one temperature: z -> z / T.
 
@@ -37,7 +35,10 @@ class Temperature:
       temperature: T, an array of rank 0 above 0; above 1 it lowers the confidence.
     """
 
-    temperature: Any = dataclasses.field(metadata={"values": "above 0"})
+    temperature: Any = _classes.leaf(values="above 0")
+
+    def __post_init__(self) -> None:
+        _classes.require_sound(self)
 
     def __call__(
         self, logits: Float[Array, "*batch classes"]
@@ -47,7 +48,7 @@ class Temperature:
         Raises:
           ValueError: if the temperature is several, stacked, outside `vmap`.
         """
-        return _classes.apply(self, logits, _scaled, temperature=0)
+        return _classes.apply(self, logits, _scaled)
 
 
 def _scaled(logits: jax.Array, temperature: jax.Array) -> jax.Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -14,8 +13,7 @@ from jc2i.calibrators import _affine, _classes
 from jc2i.checks import Array
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@_classes.calibrator
 class VectorScaling:
     """Scales and shifts the logit of each class: z -> w * z + b.
 
@@ -26,8 +24,11 @@ class VectorScaling:
       bias: b, an array[classes].
     """
 
-    scale: Any
-    bias: Any
+    scale: Any = _classes.leaf("classes")
+    bias: Any = _classes.leaf("classes")
+
+    def __post_init__(self) -> None:
+        _classes.require_sound(self)
 
     def __call__(
         self, logits: Float[Array, "*batch classes"]
@@ -41,7 +42,7 @@ class VectorScaling:
         def calibrated(logits: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
             return logits * scale + bias
 
-        return _classes.apply(self, logits, calibrated, scale=1, bias=1)
+        return _classes.apply(self, logits, calibrated)
 
 
 @labelled.public("logits", _affine.check)

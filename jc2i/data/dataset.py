@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int32, UInt8
 
-from jc2i.checks import invalid
+from jc2i.checks import array, describe, invalid, require
 from jc2i.data.encoded import EncodedImages, Index
 
 
@@ -35,6 +35,19 @@ class Dataset:
     boxes: tuple[Float32[np.ndarray, "_ 4"], ...] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.images, EncodedImages):
+            takes = "an array[n, height, width, channel] of bytes or floats"
+            given = array("images", self.images, takes, of=("float", "integer"), shape=(None,) * 4)
+            require(min(given.shape[1:]) > 0, "images", describe(given), takes)
+        array("labels", self.labels, "integers[n]", of=("integer",), shape=(None,))
+        several = isinstance(self.classes, list | tuple)
+        require(several, "classes", describe(self.classes), "a tuple of the classes' names")
+        require(isinstance(self.name, str), "name", describe(self.name), "a text")
+        boxes = self.boxes is None or isinstance(self.boxes, list | tuple)
+        takes = "an array of rows (top, left, bottom, right) for each image, or None"
+        require(boxes, "boxes", describe(self.boxes), takes)
+        for one in self.boxes or ():
+            array("boxes", one, takes, shape=(None, 4))
         if len(self.images) != len(self.labels):
             raise invalid(
                 "labels", f"{len(self.labels)} labels", f"one for each of {len(self.images)} images"

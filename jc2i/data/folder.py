@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from jc2i import files
-from jc2i.checks import invalid
+from jc2i.checks import describe, invalid, require
 from jc2i.data.annotations import Annotations, is_annotation, most_text, read_annotations
 from jc2i.data.boxes import NO_BOXES, DrawnBoxes, placed
 from jc2i.data.dataset import Dataset
@@ -54,6 +54,7 @@ def is_image_name(path: PurePath) -> bool:
     Returns:
       Whether its suffix is one of an image format.
     """
+    require(isinstance(path, PurePath), "path", describe(path), "a pathlib path")
     return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
 
 

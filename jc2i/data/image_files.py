@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageFile, PpmImagePlugin, TiffImagePlugin
 
-from jc2i import files
+from jc2i import checks, files
 from jc2i.checks import Refusal, count, invalid, require
 from jc2i.data.pixels import AS_STORED, Resizing
 from jc2i.data.structure import Structure, structure
@@ -160,8 +160,10 @@ def read_image(
         than `max_pixels` pixels; an option is out of range; it is no regular file.
       OSError: it cannot be read.
     """
+    name = checks.path("path", path)
+    require(channels in (1, 3), "channels", checks.describe(channels), "1 or 3")
     resizing, decoding = Resizing(size, crop_fraction, interpolation), Decoding(upright, max_pixels)
-    return decode(decoding.read(path), os.fspath(path), channels, resizing, decoding)
+    return decode(decoding.read(name), name, channels, resizing, decoding)
 
 
 def decode(

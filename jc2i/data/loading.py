@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jc2i import files
+from jc2i import checks, files
 from jc2i.checks import count, invalid, one_of
 from jc2i.data import tfds
 from jc2i.data.archive import is_archive, load_archive
@@ -87,7 +87,8 @@ def load(
     resizing, decoding = Resizing(size, crop_fraction, interpolation), Decoding(upright, max_pixels)
     stored: dict[str, Any] = {"resizing": resizing, "decoding": decoding, "channels": channels}
     limited = stored | {"max_bytes": max_bytes, "classes": classes}
-    path, name = Path(name_or_path), str(name_or_path)
+    name = checks.path("name_or_path", name_or_path)
+    path = Path(name)
     prepared = tfds.data_directory(data_dir)
     if name == "digits":
         _takes_none("digits", classes=classes)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
-from jc2i.checks import describe, invalid, one_of, require
+from jc2i.checks import NUMERIC, Refusal, array, describe, invalid, number, one_of, require, whole
 
 RANGE_TOLERANCE = 1e-3
 """How far floats may leave [0, 1] to be clipped to it: a quarter of a byte's step, for rounding."""
@@ -46,8 +46,8 @@ class Resizing:
         if self.size is not None:
             object.__setattr__(self, "size", check_size(self.size))
         if self.crop_fraction is not None:
-            within = 0 < self.crop_fraction <= 1
-            require(within, "crop_fraction", self.crop_fraction, "None, or a number in (0, 1]")
+            takes = "None, or a number in (0, 1]"
+            number("crop_fraction", self.crop_fraction, takes, lambda share: 0 < share <= 1)
             require(self.size is not None, "size", None, "(height, width), with a crop_fraction")
 
     def __call__(self, image: Image.Image) -> Image.Image:
@@ -134,11 +134,12 @@ def in_range(
       ValueError: the images are of another type, NaN, or further outside (floats in 0..255 are no
         images here: they become white wherever [0, 1] is meant).
     """
-    images = np.asarray(images)
+    takes = "uint8 in 0..255 or float in [0, 1]"
+    images = np.asarray(array(argument, images, f"an array of {takes}", of=NUMERIC))
     if images.dtype == np.uint8:
         return images
     if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise invalid(argument, f"dtype {images.dtype}", "uint8 in 0..255 or float in [0, 1]")
+        raise invalid(argument, f"dtype {images.dtype}", takes)
     low, high = float(images.min(initial=0)), float(images.max(initial=1))
     # Written so that a NaN is refused too.
     if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
@@ -208,10 +209,15 @@ def check_size(size: Any) -> tuple[int, int]:
     Raises:
       ValueError: `size` is not two positive integers.
     """
+    takes = "(height, width) in pixels, both positive integers"
+    pair = isinstance(size, list | tuple | np.ndarray) and len(size) == 2
+    require(pair, "size", describe(size), takes)
     try:
-        height, width = (int(side) for side in size)
-    except (TypeError, ValueError):
-        height = width = 0
-    if min(height, width) < 1 or (height, width) != tuple(size):
-        raise invalid("size", repr(size), "(height, width) in pixels, both positive integers")
+        height, width = (whole("size", side, most=LONGEST_SIDE) for side in size)
+    except Refusal:
+        raise invalid("size", describe(size), f"{takes} up to {LONGEST_SIDE}") from None
     return height, width
+
+
+LONGEST_SIDE = 2**16
+"""Pixels on a side of a resized image."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from jaxtyping import Int
 
-from jc2i.checks import invalid
+from jc2i.checks import describe, invalid, require, whole
 
 STORED = ("train", "validation", "test")
 HALVES = ("calibration", "evaluation")
@@ -38,8 +38,13 @@ def disjoint_splits(
     Raises:
       ValueError: a size is not positive, or the sizes do not fit in `n`.
     """
-    if not sizes or min(sizes) < 1 or sum(sizes) > n:
-        raise invalid("sizes", f"{list(sizes)}", f"positive sizes of at most {n} together (n)")
+    n = whole("n", n)
+    seed = whole("seed", seed, "a whole number from 0 to 2**32 - 1", 0, 2**32 - 1)
+    takes = f"a list of positive sizes of at most {n} together (n)"
+    several = isinstance(sizes, list | tuple | np.ndarray) and len(sizes) > 0
+    require(several, "sizes", describe(sizes), takes)
+    sizes = [whole("sizes", size, takes) for size in sizes]
+    require(sum(sizes) <= n, "sizes", f"{sizes}", takes)
     # RandomState's stream is frozen for good; the newer Generator's may change between versions.
     permutation = np.random.RandomState(seed).permutation(n)
     ends = np.cumsum(sizes)

@@ -8,8 +8,10 @@ from jaxtyping import Array, Bool, Float
 
 from jc2i import checks
 from jc2i.normalization import Maps, as_maps, lift, normalize
+from jc2i.precision import own_promotion
 
 
+@own_promotion()
 def otsu_foreground(maps: Maps) -> Bool[Array, "batch height width"]:
     """The salient pixels of each map: those above Otsu's threshold of its min-max form.
 
@@ -28,6 +30,7 @@ def otsu_foreground(maps: Maps) -> Bool[Array, "batch height width"]:
     return _otsu_foreground(as_maps("maps", maps))
 
 
+@own_promotion()
 def otsu_total_variation(maps: Maps) -> Float[Array, " batch"]:
     """Total variation of each map's Otsu-binarised form: the length of its outlines.
 
@@ -48,6 +51,7 @@ def otsu_total_variation(maps: Maps) -> Float[Array, " batch"]:
     return _otsu_total_variation(maps)
 
 
+@own_promotion()
 def sparseness(maps: Maps) -> Float[Array, " batch"]:
     """How much of each map lies in few pixels: the Gini index of its absolute values.
 
@@ -67,6 +71,7 @@ def sparseness(maps: Maps) -> Float[Array, " batch"]:
     return _sparseness(as_maps("maps", maps))
 
 
+@own_promotion()
 def entropy(maps: Maps) -> Float[Array, " batch"]:
     """Entropy of each map's absolute values as fractions of their sum, in nats.
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jc2i import checks, pytrees, scores
+from jc2i.query import Explained, known_method
 from jc2i.tracing import as_written
 from jc2i.tracing.interpreter import bodies, trace
 
@@ -43,8 +44,15 @@ class RandomizedMaps(NamedTuple):
         Returns:
           One similarity for each image and layer.
         """
+        takes = "a function of two maps[batch, height, width], one value an image"
+        got = checks.describe(similarity)
+        checks.require(callable(similarity), "similarity", got, takes)
         own, copies = self.maps[:, 0], self.maps[:, 1:]
         alike = [similarity(own, copies[:, k]) for k in range(len(self.layers))]
+        for one in alike:
+            fits = isinstance(one, jax.Array | np.ndarray) and one.shape == own.shape[:1]
+            got = f"one that returns {checks.describe(one)}"
+            checks.require(fits, "similarity", got, takes)
         return jnp.stack(alike, axis=1)
 
 
@@ -108,14 +116,16 @@ def parameter_randomization(
     Raises:
       ValueError: for bad input, naming the argument.
     """
-    explainer = _compiled(explainer)
+    images = checks.images("images", images)
+    checks.class_indices("targets", targets, len(images), None)
+    explainer = _compiled(explainer, explainer_key, len(images))
     randomized = randomized_models(
         model, images, key=key, mode=mode, initializer=initializer, layers=layers
     )
     explain = functools.partial(
         explainer, images=images, targets=targets, key=explainer_key, **options
     )
-    own = explain(model=model)
+    own = _map_each(explain(model=model))
     names, copies = [], []
     for name, copy in randomized:
         names.append(name)
@@ -156,7 +166,7 @@ def randomized_models(
     """
     checks.one_of("mode", mode, ("cascading", "independent"))
     checks.one_of("initializer", initializer, ("permute", "gaussian"))
-    _require_key(key)
+    key = checks.key("key", key)
     model = pytrees.as_pytree("model", as_written(model), scores.MODEL)
     found = layers_of(model, images)
     if layers is not None:
@@ -219,7 +229,10 @@ def layers_of(
             held[place] = leaf
         return jax.tree.unflatten(structure, held)(images)
 
-    closed, _ = trace(forward, [leaves[place] for place in weights], images)
+    if not isinstance(images, jax.ShapeDtypeStruct):
+        images = checks.images("images", images)
+    with pytrees.at_fault("model", images):
+        closed, _ = trace(forward, [leaves[place] for place in weights], images)
     used = _order_of_use(closed.jaxpr, len(weights))
     in_order = [weights[index] for index in used]
     names = [_names(path) for path, _ in with_paths]
@@ -276,39 +289,56 @@ def label_permutation(
     Raises:
       ValueError: for bad input, naming the argument.
     """
-    train_labels = checks.native(train_labels)
     takes = "integers[examples], a label for each training image"
-    fits = isinstance(train_labels, jax.Array | np.ndarray) and train_labels.ndim == 1
-    fits = fits and jnp.issubdtype(train_labels.dtype, jnp.integer) and train_labels.size > 0
-    checks.require(fits, "train_labels", checks.describe(train_labels), takes)
-    _require_key(key)
+    labels = checks.array("train_labels", train_labels, takes, of=("integer",), shape=(None,))
+    checks.require(labels.size > 0, "train_labels", checks.describe(labels), takes)
+    labels = jnp.asarray(checks.held("train_labels", labels))
+    key = checks.key("key", key)
     checks.require(callable(train), "train", checks.describe(train), "a function that trains")
-    permutation_key, training_key = jax.random.split(key)
-    permuted = jax.random.permutation(permutation_key, jnp.asarray(train_labels))
-    if model is None:
-        model = train(train_images, jnp.asarray(train_labels), training_key)
-    twin = train(train_images, permuted, training_key)
+    # Before hours of training.
+    images = checks.images("images", images)
+    checks.class_indices("targets", targets, len(images), None)
     explain = functools.partial(
-        _compiled(explainer), images=images, targets=targets, key=explainer_key, **options
+        _compiled(explainer, explainer_key, len(images)),
+        images=images,
+        targets=targets,
+        key=explainer_key,
+        **options,
     )
-    return PermutedMaps(explain(model=model), explain(model=twin), model, twin, permuted)
+    permutation_key, training_key = jax.random.split(key)
+    permuted = jax.random.permutation(permutation_key, labels)
+    if model is None:
+        model = _trained(train(train_images, labels, training_key))
+    checks.require(callable(model), "model", checks.describe(model), scores.MODEL)
+    twin = _trained(train(train_images, permuted, training_key))
+    maps, twin_maps = _map_each(explain(model=model)), explain(model=twin)
+    return PermutedMaps(maps, twin_maps, model, twin, permuted)
 
 
-def _require_key(key: Any) -> None:
-    is_key = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    checks.require(is_key and key.ndim == 0, "key", checks.describe(key), "one jax.random.key")
+def _map_each(maps: Array) -> Array:
+    got = f"one that returns {checks.describe(maps)}"
+    checks.require(maps.ndim == 3, "explainer", got, "one that returns maps[batch, height, width]")
+    return maps
 
 
-def _compiled(explainer: Callable) -> Callable:
+def _trained(model: Any) -> Any:
+    takes = "one that returns a model, images -> scores"
+    got = f"one that returns {'' if callable(model) else checks.describe(model)}"
+    checks.require(callable(model), "train", got, takes)
+    return model
+
+
+def _compiled(explainer: Callable, key: Any, batch: int) -> Callable:
     """The explainer, compiled once for all models of a structure where it is a plain function."""
-    checks.require(
-        callable(explainer), "explainer", checks.describe(explainer), "an explainer function"
-    )
-    while isinstance(function := explainer, functools.partial):
-        function = function.func
-        if hasattr(function, "method"):
-            return explainer
-    return explainer if hasattr(explainer, "method") else _Jitted(explainer)
+    got = checks.describe(explainer)
+    checks.require(callable(explainer), "explainer", got, "an explainer function")
+    method = known_method(explainer)
+    takes = f"a jax.random.key, or one for each of the {batch} images"
+    if key is not None or (method is not None and method.stochastic):
+        keys = checks.key_array("explainer_key", key, takes)
+        fits = keys.shape in ((), (batch,))
+        checks.require(fits, "explainer_key", f"{list(keys.shape)} keys", takes)
+    return _Jitted(explainer) if method is None else explainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,7 +356,8 @@ class _Jitted:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _explained(explainer: Callable, rest: pytrees.Rest, arrays: list[Array]) -> Array:
     model, arguments = pytrees.join(arrays, rest)
-    return explainer(model, arguments.pop("images"), arguments.pop("targets"), **arguments)
+    images, targets = arguments.pop("images"), arguments.pop("targets")
+    return Explained(explainer)(model, images, targets, **arguments)
 
 
 @jax.jit

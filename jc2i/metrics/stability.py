@@ -209,7 +209,11 @@ def _largest(
         together = variants.shape[1]
         flat, repeated = variants.reshape(-1, *shape), jnp.repeat(targets, together)
         maps = explainer(model, flat, repeated, key=keys.reshape(-1), **options)
-        maps = min_max(maps) if around.normalize else maps
+        if around.normalize:
+            got = f"one that returns {checks.describe(maps)}"
+            takes = "one that returns maps[batch, height, width], or normalize=False"
+            checks.require(maps.ndim == 3, "explainer", got, takes)
+            maps = min_max(maps)
         return maps.reshape(batch, together, *maps.shape[1:])
 
     def neighbour(key: Array, index: Array) -> tuple[Array, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
@@ -32,11 +33,10 @@ def superpixels(
     """
     from skimage.segmentation import slic
 
-    count = checks.whole("count", count)
-    images = checks.native(images)
-    if getattr(images, "dtype", None) == np.uint8:
+    count = checks.whole("count", count, most=checks.MOST)
+    if isinstance(images, jax.Array | np.ndarray) and images.dtype == np.uint8:
         images = np.asarray(images, np.float32) / 255
-    images = checks.finite_batch("images", images, 4, "batch, height, width, channel")
+    images = checks.images("images", images)
     batch = np.asarray(images, np.float64)
     batch = np.repeat(batch, 3, axis=-1) if batch.shape[-1] == 1 else batch
     lab = batch.shape[-1] == 3

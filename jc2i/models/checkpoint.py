@@ -13,11 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jc2i import files
+from jc2i import checks, files
 from jc2i.checks import Refusal, invalid
 from jc2i.files import replacing
 from jc2i.models.classifier import (
     Classifier,
+    require_classifier,
     require_same_shapes,
     require_sound,
     shapes,
@@ -47,7 +48,9 @@ def save(model: Classifier, path: str | os.PathLike[str], *, overwrite: bool = F
       FileExistsError: if there is something at `path`, unless it is a model and `overwrite` is
         True.
     """
-    path = Path(path).absolute()
+    require_classifier(model)
+    overwrite = checks.flag("overwrite", overwrite)
+    path = Path(checks.path("path", path)).absolute()
     if path.exists() and not (overwrite and (path / _DESCRIPTION).is_file()):
         hint = "holds no model" if overwrite else "exists: pass overwrite=True to replace a model"
         raise FileExistsError(f"{path} {hint}")

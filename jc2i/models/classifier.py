@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -13,7 +12,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float
 
-from jc2i.checks import Array, describe, invalid, one_of, require
+from jc2i.checks import Array, array, describe, finite_numbers, held, one_of, require, whole
 
 DEEPEST = 1202
 """The most layers, or blocks of a transformer: those of the deepest published residual network.
@@ -53,11 +52,9 @@ class Classifier(nnx.Module):
         normalize: bool,
         dtype: str = "float32",
     ) -> None:
-        require(classes >= 1, "classes", classes, "a whole number above 0")
-        require(channels >= 1, "channels", channels, "a whole number above 0")
         self.architecture = architecture
-        self.classes = int(classes)
-        self.channels = int(channels)
+        self.classes = whole("classes", classes)
+        self.channels = channels = whole("channels", channels)
         self.size = size
         self.mean = _per_channel("mean", mean, channels, default=0.0)
         self.std = _per_channel("std", std, channels, default=1.0)
@@ -119,14 +116,9 @@ class Classifier(nnx.Module):
         """
         size = ("height", "width") if self.size is None else (self.size, self.size)
         takes = f"floats[batch, {size[0]}, {size[1]}, {self.channels}] in [0, 1]"
-        fits = (
-            images.ndim == 4
-            and images.shape[3] == self.channels
-            and (self.size is None or images.shape[1:3] == size)
-            and jnp.issubdtype(images.dtype, jnp.floating)
-        )
-        require(fits, "images", describe(images), f"{takes} ({self.architecture})")
-        values = jnp.asarray(images)
+        shape = (None, self.size, self.size, self.channels)
+        given = array("images", images, f"{takes} ({self.architecture})", shape=shape)
+        values = jnp.asarray(held("images", given))
         if not self.normalize:
             return values
         return (values - jnp.asarray(self.mean, values.dtype)) / jnp.asarray(self.std, values.dtype)
@@ -137,10 +129,16 @@ def _per_channel(
 ) -> tuple[float, ...]:
     if values is None:
         return (default,) * channels
-    if len(values) != channels:
-        raise invalid(argument, tuple(values), f"one number for each of {channels} channels")
-    require(all(map(math.isfinite, values)), argument, tuple(values), "finite numbers")
-    return tuple(map(float, values))
+    takes = f"one number for each of {channels} channels"
+    found = finite_numbers(argument, values, takes, np.float64)
+    require(found.shape == (channels,), argument, describe(values), takes)
+    return tuple(map(float, found))
+
+
+def require_classifier(model: Any) -> None:
+    """Refuses what is no classifier of this package."""
+    takes = "a classifier of jc2i.models"
+    require(isinstance(model, Classifier), "model", describe(model), takes)
 
 
 def weights(model: Classifier) -> dict[str, jax.Array]:
@@ -182,7 +180,7 @@ def _name(path: tuple[Any, ...]) -> str:
 def require_same_shapes(
     source: str, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Any], takes: str
 ) -> None:
-    """Refuses weights that are not exactly the expected ones, listing every difference by name."""
+    """Refuses weights that are not exactly the expected ones, naming a few of each difference."""
     missing = [f"{name} {list(expected[name])}" for name in expected if name not in found]
     surplus = [f"{name} {list(np.shape(found[name]))}" for name in found if name not in expected]
     misshapen = [
@@ -193,7 +191,6 @@ def require_same_shapes(
     _require_none(source, {"missing": missing, "surplus": surplus, "misshapen": misshapen}, takes)
 
 
-# Of what is wrong with values; of names and shapes all are listed.
 _MOST_NAMED = 4
 _VARIANCES = (".var", ".running_var")
 
@@ -222,12 +219,16 @@ def require_sound(source: str, values: Mapping[str, Any]) -> None:
             n for n, found in extremes.items() if n.endswith(_VARIANCES) and found[0] < 0
         ],
     }
-    for names in problems.values():
-        if len(names) > _MOST_NAMED:
-            names[_MOST_NAMED:] = [f"and {len(names) - _MOST_NAMED} more"]
     _require_none(source, problems, "finite floats, and variances of 0 or more")
 
 
+def _few(names: Sequence[str], most: int) -> str:
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *more])
+
+
 def _require_none(source: str, problems: Mapping[str, Sequence[str]], takes: str) -> None:
-    got = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
+    found = {what: names for what, names in problems.items() if names}
+    most = _MOST_NAMED if len(found) == 1 else _MOST_NAMED // 2
+    got = "; ".join(f"{what}: {_few(names, most)}" for what, names in found.items())
     require(not got, "path", f"{source} ({got})", takes)

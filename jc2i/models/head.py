@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-from jc2i.models.classifier import Classifier, weights, with_weights
+from jc2i.models.classifier import Classifier, require_classifier, weights, with_weights
 from jc2i.models.registry import blank, create
 
 
@@ -17,6 +17,7 @@ def head_names(model: Classifier) -> frozenset[str]:
     Returns:
       Names as saved models have them, such as `"fc.kernel"` and `"fc.bias"`.
     """
+    require_classifier(model)
     shapes, others = (
         jax.eval_shape(
             lambda classes=classes: weights(
@@ -42,6 +43,7 @@ def with_new_head(model: Classifier, *, classes: int, key: jax.Array) -> Classif
     Raises:
       ValueError: if `classes` is below 1, or `key` is no key.
     """
+    require_classifier(model)
     new = create(model.architecture, key=key, **model.options | {"classes": classes})
     head = head_names(model)
     kept = {name: value for name, value in weights(model).items() if name not in head}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jc2i import checks
 from jc2i.checks import invalid
 from jc2i.models.classifier import (
     Classifier,
@@ -81,12 +82,12 @@ def from_torch(
     ours = {n: value.shape for n, value in weights(model).items()}
     torch_name = _torch_names(model, list(ours), tensors)
     require_same_shapes(
-        os.fspath(path),
+        checks.path("path", path),
         {torch_name[n]: _torch_shape(shape) for n, shape in ours.items()},
         tensors,
         f"the tensors of {name} with {model.options}",
     )
-    require_sound(os.fspath(path), tensors)
+    require_sound(checks.path("path", path), tensors)
     return with_weights(model, {n: _from_torch_layout(tensors[torch_name[n]]) for n in ours})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from jc2i import checks
 from jc2i.checks import count
 from jc2i.models.checkpoint import MAX_BYTES, load_folder
 from jc2i.models.classifier import Classifier
@@ -39,7 +40,7 @@ def load(
         weight is NaN or infinite; if a file of weights is not the published one, by its checksum.
     """
     count(max_bytes=max_bytes)
-    name = os.fspath(name_or_path)
+    name = checks.path("name_or_path", name_or_path)
     asked = {"normalize": normalize, "dtype": dtype}
     options = {option: value for option, value in asked.items() if value is not None}
     if Path(name).exists():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jc2i.checks import Array, count, describe, require
+from jc2i.checks import Array, array, describe, require, whole
 
 _TIGHTNESS = 1e-5
 """How far above the estimate of the squared norm a bound is first tried."""
@@ -30,6 +30,10 @@ def matrix_norm_bound(matrix: Float[Array, "rows columns"]) -> float:
     """
     values = np.asarray(matrix, np.float64)
     return float(np.linalg.norm(values, 2)) * (1 + _ROUNDING)
+
+
+MOST_BYTES = 2**34
+"""Of memory, 16 GiB."""
 
 
 def convolution_norm_bound(kernel: Float[Array, "height width inputs outputs"], size: int) -> float:
@@ -56,12 +60,15 @@ def convolution_norm_bound(kernel: Float[Array, "height width inputs outputs"], 
     Raises:
       ValueError: for another kernel, or a size below 1.
     """
-    values = np.asarray(kernel, np.float64)
-    fits = values.ndim == 4 and values.shape[0] % 2 == values.shape[1] % 2 == 1
-    fits = fits and values.size > 0 and np.isfinite(values).all()
     takes = "finite floats[odd height, odd width, inputs, outputs]"
+    values = np.asarray(array("kernel", kernel, takes, shape=(None,) * 4)).astype(np.float64)
+    fits = values.shape[0] % 2 == values.shape[1] % 2 == 1
+    fits = fits and values.size > 0 and np.isfinite(values).all()
     require(fits, "kernel", describe(kernel), takes)
-    count(size=size)
+    size = whole("size", size, most=2**14)
+    diagonals = ((values.shape[0] - 1) * size + values.shape[1]) * values.shape[2]
+    fits = 8 * diagonals * size**2 * values.shape[2] <= MOST_BYTES
+    require(fits, "size", size, f"one for which {MOST_BYTES} bytes of memory are enough")
     scale = np.abs(values).max() or 1.0  # so that no square underflows
     gram = _banded_gram(values / scale, size)
     if not gram.any():  # of zeros, or where no pixel sees another entry

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from jc2i import checks
 from jc2i.data.pixels import as_float
 from jc2i.models.class_names import class_folders
-from jc2i.models.pretrained import PRETRAINED
+from jc2i.models.pretrained import published
 
 
 def published_resizing(name: str, size: int | None = None) -> dict[str, Any]:
@@ -26,13 +27,16 @@ def published_resizing(name: str, size: int | None = None) -> dict[str, Any]:
     Returns:
       The arguments `size`, `crop_fraction` and `interpolation` of `jc2i.data.load` and
       `jc2i.data.resize`.
+
+    Raises:
+      ValueError: for another name, or a size that is none.
     """
-    published = PRETRAINED[name]
-    side = size or published.size
+    entry = published(name)
+    side = entry.size if size is None else checks.whole("size", size, most=2**14)
     return {
         "size": (side, side),
-        "crop_fraction": published.size / published.resize,
-        "interpolation": published.interpolation,
+        "crop_fraction": entry.size / entry.resize,
+        "interpolation": entry.interpolation,
     }
 
 
@@ -47,7 +51,8 @@ def published_classes(name: str, path: str | os.PathLike[str]) -> dict[str, Any]
       The argument `classes` of `jc2i.data.load` for a folder or archive, which may have a few of
       the classes only; nothing for others.
     """
-    has_folders = Path(path).is_dir() or ".tar" in Path(path).suffixes
+    path = Path(checks.path("path", path))
+    has_folders = path.is_dir() or ".tar" in path.suffixes
     return {"classes": class_folders(name)} if has_folders else {}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from jc2i import files
 from jc2i.caching import folder as cache_folder
-from jc2i.checks import invalid
+from jc2i.checks import describe, invalid, require
 from jc2i.files import replacing
 from jc2i.models.classifier import Classifier
 from jc2i.models.import_torch import from_torch
@@ -201,6 +201,23 @@ def pretrained_names() -> tuple[str, ...]:
     return tuple(PRETRAINED)
 
 
+def published(name: str) -> Pretrained:
+    """What is known of published weights.
+
+    Args:
+      name: one of `pretrained_names()`.
+
+    Returns:
+      The entry.
+
+    Raises:
+      ValueError: for another name.
+    """
+    known = isinstance(name, str) and name in PRETRAINED
+    require(known, "name", describe(name), f"one of {', '.join(pretrained_names())}")
+    return PRETRAINED[name]
+
+
 def load_pretrained(name: str, options: Mapping[str, Any]) -> Classifier:
     """A model with published weights.
 
@@ -232,9 +249,7 @@ def pretrained_file(name: str) -> Path:
       ConnectionError: if the file cannot be downloaded.
       ValueError: for another name; if the file is not the published one, by its checksum.
     """
-    if name not in PRETRAINED:
-        raise invalid("name", repr(name), f"one of {', '.join(pretrained_names())}")
-    entry = PRETRAINED[name]
+    entry = published(name)
     if "://" not in entry.source:
         return _verified(_installed(name, entry), entry)
     path = cache_folder() / entry.file

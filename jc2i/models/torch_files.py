@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from jc2i import files
+from jc2i import checks, files
 from jc2i.checks import count, invalid
 from jc2i.models import pickles
 from jc2i.models.pickles import PassedOver, Refused
@@ -106,7 +106,10 @@ def read_torch_file(
         False.
     """
     count(max_bytes=max_bytes)
-    name, takes = os.fspath(path), "a whole PyTorch weight file (torch.save or safetensors)"
+    name, takes = (
+        checks.path("path", path),
+        "a whole PyTorch weight file (torch.save or safetensors)",
+    )
     with files.opened(path, "path") as file:
         try:
             files.require_size(os.fstat(file.fileno()).st_size, max_bytes, "max_bytes")

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from jaxtyping import Array
 
 from jc2i import checks, streaming
 from jc2i.parallel import hosts, identity, sinks
-from jc2i.parallel.mesh import part, replicate, shard
+from jc2i.parallel.mesh import one_dimensional, part, replicate, shard
 from jc2i.parallel.store import Kept, Store, outline, tree_of
 from jc2i.precision import full_precision
 
@@ -89,7 +89,17 @@ def map_batches(
         arrays.
       OSError: a file cannot be written; it is named.
     """
-    checks.count(batch_size=batch_size)
+    checks.require(callable(function), "function", checks.describe(function), "a function")
+    batch_size = checks.whole("batch_size", batch_size, most=2**31 - 1)
+    key = None if key is None else checks.key("key", key, "one jax.random.key, or None")
+    mesh = None if mesh is None else one_dimensional(mesh)
+    if not isinstance(progress, str):
+        progress = checks.flag("progress", progress)
+    watched = checks.flag("watched", watched)
+    takes = "a folder, or None"
+    is_path = resume is None or isinstance(resume, str | os.PathLike)
+    checks.require(is_path, "resume", checks.describe(resume), takes)
+    checks.require(isinstance(tag, str), "tag", checks.describe(tag), "a text")
     fetch, length = _indexing(dataset)
     size = min(batch_size, length)
     batches = [  # the last is filled up with its last item
@@ -175,6 +185,7 @@ def _indexing(dataset: Any) -> tuple[Callable[[np.ndarray], tuple], int]:
         for entry in dataset:
             is_array = isinstance(entry, jax.Array | np.ndarray) and entry.ndim > 0
             checks.require(is_array, "dataset", f"a tuple with {type(entry).__name__}", takes)
+        checks.require(len(dataset) > 0, "dataset", "an empty tuple", takes)
         lengths = {len(array) for array in dataset}
         one = len(lengths) == 1
         checks.require(one, "dataset", f"lengths {sorted(lengths)}", "arrays of one length")
@@ -183,10 +194,25 @@ def _indexing(dataset: Any) -> tuple[Callable[[np.ndarray], tuple], int]:
         def fetch(index: np.ndarray) -> tuple:
             return tuple(array[index] for array in arrays)
     else:
+        has = hasattr(type(dataset), "__len__") and hasattr(type(dataset), "__getitem__")
+        by_index = has and not isinstance(dataset, str | bytes | Mapping)
+        checks.require(by_index, "dataset", checks.describe(dataset), takes)
         length = len(dataset)
 
         def fetch(index: np.ndarray) -> tuple:
-            return tuple(dataset[index])
+            try:
+                items = dataset[index]
+            except TypeError as error:
+                got = f"one that an array of indices cannot index ({error})"
+                raise checks.invalid("dataset", got, takes) from error
+            entries = items if isinstance(items, list | tuple) else ()
+            fits = len(entries) > 0 and all(
+                isinstance(entry, jax.Array | np.ndarray) and entry.shape[:1] == index.shape
+                for entry in entries
+            )
+            got = f"one that gives {checks.describe(items)} for {len(index)} indices"
+            checks.require(fits, "dataset", got, takes)
+            return tuple(entries)
 
     checks.require(length > 0, "dataset", "no items", "at least one")
     return fetch, length
@@ -253,8 +279,9 @@ def _on_host(leaf: Any, items: int) -> np.ndarray:
 
         leaf = multihost_utils.process_allgather(leaf, tiled=True)
     array = np.asarray(leaf)
-    takes = f"one that returns arrays[batch, ...] for its {items} items"
+    takes = f"one that returns arrays[batch, ...] of numbers for its {items} items"
     by_item = array.ndim > 0 and len(array) == items
+    by_item = by_item and any(jnp.issubdtype(array.dtype, kind) for kind in checks.KINDS.values())
     checks.require(by_item, "function", f"one that returns {checks.describe(array)}", takes)
     return array
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -27,8 +28,14 @@ def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     Raises:
       ValueError: if there are no devices.
     """
+    takes = "a list of different devices, at least one, or None"
+    got = checks.describe(devices)
+    several = devices is None or isinstance(devices, list | tuple | np.ndarray)
+    checks.require(several, "devices", got, takes)
     devices = jax.devices() if devices is None else list(devices)
-    checks.require(len(devices) > 0, "devices", "none", "at least one device")
+    fits = all(isinstance(device, jax.Device) for device in devices)
+    fits = fits and 0 < len(devices) == len(set(devices))
+    checks.require(fits, "devices", got, takes)
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
@@ -47,11 +54,15 @@ def shard(arrays: Any, mesh: Mesh) -> Any:
     Raises:
       ValueError: if the mesh's size does not divide a leading axis.
     """
-    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+    sharding = NamedSharding(one_dimensional(mesh), PartitionSpec(AXIS))
 
     def place(array: Any) -> jax.Array:
-        if array.shape[0] % mesh.size:
-            takes = f"a multiple of the mesh's {mesh.size} devices"
+        takes = f"arrays whose leading axis is a multiple of the mesh's {mesh.size} devices"
+        is_array = isinstance(array, jax.Array | np.ndarray) and array.ndim > 0
+        checks.require(is_array, "arrays", checks.describe(array), takes)
+        if isinstance(array, np.ndarray):
+            array = checks.held("arrays", checks.array("arrays", array, takes, of=checks.REAL))
+        if array.shape[0] % mesh.size or not array.shape[0]:
             raise checks.invalid("arrays", f"a leading axis of {array.shape[0]}", takes)
         if not jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
             array = np.asarray(array)
@@ -73,13 +84,37 @@ def replicate(arrays: Any, mesh: Mesh) -> Any:
     Returns:
       The same pytree, replicated.
     """
-    everywhere = NamedSharding(mesh, PartitionSpec())
+    everywhere = NamedSharding(one_dimensional(mesh), PartitionSpec())
 
     def place(leaf: Any) -> Any:
         is_array = isinstance(leaf, jax.Array | np.ndarray | np.generic)
-        return jax.device_put(leaf, everywhere) if is_array else leaf
+        held = is_array and any(jnp.issubdtype(leaf.dtype, kind) for kind in _HELD)
+        return jax.device_put(leaf, everywhere) if held else leaf
 
     return jax.tree.map(place, arrays)
+
+
+_HELD = (jnp.number, jnp.bool_, jax.dtypes.prng_key)
+"""What a device holds."""
+
+
+def one_dimensional(mesh: Any) -> Mesh:
+    """A mesh of `mesh()`, or of the same one axis; anything else is refused.
+
+    Args:
+      mesh: what a user gave as one.
+
+    Returns:
+      The mesh.
+
+    Raises:
+      ValueError: for anything else.
+    """
+    fits = isinstance(mesh, Mesh) and mesh.axis_names == (AXIS,)
+    got = f"one of the axes {mesh.axis_names}" if isinstance(mesh, Mesh) else checks.describe(mesh)
+    takes = f"a mesh of the one axis {AXIS!r}, as jc2i.parallel.mesh gives"
+    checks.require(fits, "mesh", got, takes)
+    return mesh
 
 
 def part(mesh: Mesh, count: int) -> Mesh:
@@ -143,6 +178,7 @@ def on_each_device(function: Callable[..., Any]) -> Callable[..., Any]:
     Returns:
       The compiled function; a batch that is not sharded is computed where it is.
     """
+    checks.require(callable(function), "function", checks.describe(function), "a function")
 
     @functools.partial(jax.jit, static_argnums=0)
     def compiled(mesh: Mesh | None, model: Any, *batch: checks.Array) -> Any:

@@ -56,7 +56,7 @@ def test_floats_outside_the_range_are_refused_alike(values, got, reader, tmp_pat
         "resize": lambda images: data.resize(images, (2, 2)),
         "load": lambda _: data.load(tmp_path / "x.npz", "all"),
     }
-    with pytest.raises(ValueError, match=f"^images: got values from {got}.*, takes float values"):
+    with pytest.raises(ValueError, match=f"images: got values from {got}.*, takes float values"):
         read[reader](images)
 
 

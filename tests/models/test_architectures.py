@@ -304,7 +304,7 @@ def test_wrong_depth_class_count_and_key_are_refused(untyped):
         models.VGGCifar(12, classes=2)
     with pytest.raises(ValueError, match=r"^classes: got 0, takes"):
         models.Small(classes=0)
-    with pytest.raises(ValueError, match=r"^key: got 0, takes a jax.random.key"):
+    with pytest.raises(ValueError, match=r"^key: got 0, takes one jax.random.key"):
         models.create("small", classes=2, key=0)  # type: ignore[arg-type]
 
 

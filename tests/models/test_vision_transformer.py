@@ -118,10 +118,8 @@ def test_differences_are_named_as_the_file_names_things(imported):
     assert "class_token [1, 1, 48]" in missing
     assert "encoder.layers.encoder_layer_1.ln_2.bias [48]" in missing
     assert "blocks" not in missing
-    assert surplus.startswith("token [1, 1, 48], ") or ", token [1, 1, 48]" in surplus
-    assert "extra [48]" in surplus
-    assert "encoder.layers.encoder_layer_2.self_attention.in_proj_bias [144]" in surplus
-    assert "encoder.pos_embedding [1, 17, 48] instead of [1, 5, 48]" in misshapen
+    # Of many, two and how many more.
+    assert "encoder.layers.encoder_layer_2" in surplus and " more; " in surplus
     assert "conv_proj.weight [48, 3, 4, 4] instead of [48, 3, 8, 8]" in misshapen
 
 

@@ -422,7 +422,7 @@ def test_a_sink_that_fails_or_is_interrupted_leaves_nothing(dataset, tmp_path, u
     (tmp_path / "file").touch()
     for sink in (tmp_path / "file", tmp_path / "file" / "found.npy"):
         with pytest.raises(NotADirectoryError) as error:
-            run(dataset, function=None, sink=sink)
+            run(dataset, function=noise, sink=sink)
         assert error.value.filename == str(tmp_path / "file")
     with pytest.raises(ValueError, match="sink: got 3, takes a file or folder, or a function"):
         run(dataset, sink=3)

@@ -11,7 +11,7 @@ def test_mesh_has_all_devices_on_one_axis():
     mesh = parallel.mesh()
     assert mesh.axis_names == (parallel.AXIS,) and mesh.size == 8
     assert parallel.mesh(jax.devices()[:3]).size == 3
-    with pytest.raises(ValueError, match="devices: got none, takes at least one device"):
+    with pytest.raises(ValueError, match=r"devices: got \[\], takes a list of different devices"):
         parallel.mesh([])
 
 
@@ -25,7 +25,9 @@ def test_shard_splits_the_leading_axis():
         np.testing.assert_array_equal(part.data, array[part.index])
         assert part.data.shape == (2, 3)
     np.testing.assert_array_equal(jax.random.key_data(sharded["keys"]), jax.random.key_data(keys))
-    with pytest.raises(ValueError, match="arrays: got a leading axis of 12, takes a multiple of"):
+    with pytest.raises(
+        ValueError, match="arrays: got a leading axis of 12, takes .* a multiple of"
+    ):
         parallel.shard(np.zeros(12), mesh)
 
 

@@ -30,20 +30,14 @@ class Start:
 
     def read(self, name: str, value: Any, images: Any) -> Any:
         """An array [batch, features], or [batch, 1] where all features start alike."""
-        batch, value = images.shape[0], checks.item_of(checks.native(value))
+        batch = images.shape[0]
         takes = f"a finite number, one a feature, or finite floats[{batch}, features]"
-        if not isinstance(value, jax.Array | np.ndarray):
-            number = checks.number(name, value, takes, np.isfinite)
-            numpy = np if checks.is_concrete(number) else jnp
-            return numpy.full((batch, 1), number, images.dtype)
         got = checks.describe(value)
-        real = jnp.issubdtype(value.dtype, jnp.floating) and value.ndim <= 2 and value.size > 0
-        checks.require(real and (value.ndim < 2 or value.shape[0] == batch), name, got, takes)
-        numpy = jnp
-        if checks.is_concrete(value):
-            checks.require(checks.all_finite(value), name, f"NaN or infinity in {got}", takes)
-            numpy = np
-        rows = numpy.atleast_2d(numpy.asarray(value).astype(images.dtype))
+        values = checks.finite_numbers(name, value, takes, images.dtype)
+        fits = values.ndim < 2 or (values.ndim == 2 and values.shape[0] == batch)
+        checks.require(fits, name, got, takes)
+        numpy = np if checks.is_concrete(values) and isinstance(values, np.ndarray) else jnp
+        rows = numpy.atleast_2d(values)
         return numpy.broadcast_to(rows, (batch, rows.shape[1]))
 
 
@@ -244,7 +238,9 @@ def opti_cam(
     state = streaming.repeat_while(
         lambda state: (state.step < most) & state.running.any(), step, first, most
     )
-    return mix(state.best_u if keep == "best" else state.u, resize)
+    # Where no objective is a number there is no best.
+    best_u = jnp.where(jnp.isfinite(state.best)[:, None], state.best_u, jnp.nan)
+    return mix(best_u if keep == "best" else state.u, resize)
 
 
 def as_masks(

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from jc2i import checks, streaming
+from jc2i import checks, removal, streaming
 from jc2i.explainers.gradients.input_gradient import CHANNELS, reduce_channels, repeated_gradient
 from jc2i.options import OneOf
 from jc2i.query import Cost, explainer
@@ -52,21 +51,9 @@ class References:
         if isinstance(value, str):
             checks.one_of(name, value, tuple(NAMED_REFERENCES))
             value = NAMED_REFERENCES[value]
-        got, shape = checks.describe(value), images.shape[1:]
+        shape = images.shape[1:]
         takes = self.takes.format(list(shape))
-        if not isinstance(value, jax.Array):
-            try:
-                value = np.asarray(checks.native(value))
-            except (TypeError, ValueError):
-                raise checks.invalid(name, got, takes) from None
-        real = any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer))
-        fits = value.ndim in (0, 1, 3) and all(
-            a in (1, b) for a, b in zip(value.shape[::-1], shape[::-1], strict=False)
-        )
-        checks.require(real and fits, name, got, takes)
-        if checks.is_concrete(value):
-            checks.require(checks.all_finite(value), name, f"NaN or infinity in {got}", takes)
-        return value.astype(images.dtype)
+        return removal.fitting(name, value, takes, images.dtype, shape)
 
 
 @explainer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -39,7 +39,7 @@ _LAYER = {**LAYER, "layer": Maybe(Text())}
     least_std=Number(above=0, takes="a number above 0"),
     beta=Number(least=0, takes="a number of at least 0"),
     learning_rate=Number(above=0, takes="a number above 0"),
-    sigma=Maybe(Whole()),
+    sigma=Maybe(Whole(most=1000)),
 )
 def information_bottleneck(
     model: Callable,
@@ -264,16 +264,20 @@ def activation_statistics(
     Raises:
       ValueError: for bad input, naming the argument; for fewer than two images.
     """
-    checks.count(batch_size=batch_size)
+    batch_size = checks.whole("batch_size", batch_size, most=checks.MOST)
     given = {"layer": layer, "channel_axis": channel_axis, "prefix_tokens": prefix_tokens}
     where = tuple(_LAYER[name].read(name, value, None) for name, value in given.items())
     tree = pytrees.as_pytree("model", model, scores.MODEL)
     leaves, rest = pytrees.split(tree)
+    takes = "floats[n, height, width, channel], or batches of them"
+    several = hasattr(type(images), "__iter__") and not isinstance(images, str | bytes | Mapping)
+    several = several and getattr(images, "ndim", 1) > 0
+    checks.require(several, "images", checks.describe(images), takes)
     if isinstance(images, jax.Array | np.ndarray):
         images = [images[i : i + batch_size] for i in range(0, max(1, len(images)), batch_size)]
     count, mean, squares = 0, np.zeros(()), np.zeros(())
     for batch in images:
-        batch = checks.finite_batch("images", batch, 4, "batch, height, width, channel")
+        batch = checks.images("images", batch)
         wide = batch.astype(jnp.promote_types(batch.dtype, jnp.float32))
         with full_precision():
             moments = _moments(rest, where, leaves, wide)

@@ -29,7 +29,10 @@ MOMENTUM = 0.9
     learning_rate=Number(above=0, takes="a number above 0"),
     area_weight=Number(least=0, takes="a number of at least 0"),
     area_growth=Number(above=0, takes="a number above 0"),
-    levels=Whole(least=2),
+    cell=Whole(most=1000),
+    sigma=Whole(most=1000),
+    levels=Whole(least=2, most=256),
+    max_blur=Whole(most=1000),
     variant=OneOf("preserve", "delete"),
     reward=OneOf("simple", "contrastive"),
     baseline=Fill(),
@@ -121,6 +124,7 @@ def extremal_perturbation(
         def step(state: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], None]:
             coarse, velocity = state
             weight = area_weight * area_growth ** number.astype(images.dtype)
+            weight = jnp.minimum(weight, scores.LARGEST)
             mirrored = (number % 2 == 0) if flip else jnp.asarray(False)
             gradient = jax.grad(loss)(coarse, weight, mirrored)
             # Dampening leaves the first step whole, as in PyTorch.

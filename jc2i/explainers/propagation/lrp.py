@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jc2i import checks, tracing
+from jc2i import checks, scores, tracing
 from jc2i.explainers.gradients.input_gradient import CHANNELS, reduce_channels
 from jc2i.explainers.propagation.relevance import LINEAR, Settings, table
 from jc2i.options import Maybe, Number, OneOf, Scalar
@@ -124,9 +124,8 @@ def lrp(
         normalisations_held=True,
         known=units.KNOWN | rules.keys(),
     )
-    scores, back = jax.vjp(lambda images: program.evaluate(rules, images), images)
-    chosen = jnp.arange(scores.shape[1])[None] == targets[:, None]
-    (relevance,) = back(
-        jnp.where(chosen, scores if start == "score" else 1, 0).astype(scores.dtype)
-    )
+    found, back = jax.vjp(lambda images: program.evaluate(rules, images), images)
+    chosen = jnp.arange(found.shape[1])[None] == targets[:, None]
+    start_at = scores.bounded(found) if start == "score" else 1
+    (relevance,) = back(jnp.where(chosen, start_at, 0).astype(found.dtype))
     return reduce_channels(relevance, channels)

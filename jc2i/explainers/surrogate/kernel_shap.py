@@ -33,7 +33,7 @@ def _cost(shape: tuple[int, ...], options: Mapping[str, Any]) -> Cost:
     stochastic=True,
     depends_on_scores=False,
     segments=Maybe(SEGMENTS),
-    regions=Maybe(Whole(bounded=False)),
+    regions=Maybe(Whole(bounded=False, most=4096)),
     baseline=HiddenBy(),
 )
 def kernel_shap(

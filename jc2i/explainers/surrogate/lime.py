@@ -22,7 +22,7 @@ from jc2i.segments import SEGMENTS
     stochastic=True,
     depends_on_scores=False,
     segments=Maybe(SEGMENTS),
-    regions=Maybe(Whole(bounded=False)),
+    regions=Maybe(Whole(bounded=False, most=4096)),
     keep=Number(above=0, most=1, takes="a probability in (0, 1]"),
     kernel_width=Number(above=0, takes="a number above 0"),
     ridge=Number(least=0, takes="a number of at least 0"),

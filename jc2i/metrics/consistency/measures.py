@@ -7,12 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jc2i import checks
+from jc2i.precision import own_promotion
 
 
+@own_promotion()
 def mege(agreeing: Float[checks.Array, ...]) -> Float[Array, ""]:
     """Mean generalizability: how near explanations stay when the image leaves the training set.
 
@@ -34,6 +35,7 @@ def mege(agreeing: Float[checks.Array, ...]) -> Float[Array, ""]:
     return _mege(_floats("agreeing", agreeing))
 
 
+@own_promotion()
 def reco(
     agreeing: Float[checks.Array, ...],
     disagreeing: Float[checks.Array, ...],
@@ -79,6 +81,7 @@ def reco(
 RATES = ("usual", "printed")
 
 
+@own_promotion()
 def reco_auc(
     agreeing: Float[checks.Array, ...],
     disagreeing: Float[checks.Array, ...],
@@ -110,12 +113,8 @@ def reco_auc(
 
 
 def _floats(argument: str, values: Any) -> Array:
-    values = checks.native(values)
-    real = isinstance(values, jax.Array | np.ndarray) and any(
-        jnp.issubdtype(values.dtype, kind) for kind in (jnp.floating, jnp.integer)
-    )
-    checks.require(real, argument, checks.describe(values), "an array of distances")
-    values = jnp.asarray(values).reshape(-1)
+    given = checks.array(argument, values, "an array of distances", of=("float", "integer"))
+    values = jnp.asarray(checks.held(argument, given)).reshape(-1)
     return values.astype(jnp.promote_types(values.dtype, jnp.float32))
 
 

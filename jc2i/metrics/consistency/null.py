@@ -9,9 +9,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jc2i import checks
 from jc2i.metrics.consistency.measures import RATES, accuracy_in_order, largest
 from jc2i.metrics.consistency.pairs import PAIRS, answers, kinds, of_pairs
-from jc2i.options import TieKey
+from jc2i.precision import own_promotion
 
 
+@own_promotion()
 def reco_null(
     distances: Float[checks.Array, "batch fold"],
     correct_by_fold: Bool[checks.Array, "fold batch"],
@@ -54,9 +55,8 @@ def reco_null(
     """
     found = of_pairs(distances)
     correct, folds = answers(correct_by_fold, fold_of_image, found.shape[1], found.shape[0])
-    checks.require(key is not None, "key", None, "one jax.random.key")
-    key = TieKey().read("key", key, None)
-    draws = checks.whole("draws", draws)
+    key = checks.key("key", key)
+    draws = checks.whole("draws", draws, most=checks.MOST)
     checks.one_of("shuffle", shuffle, ("images", "pairs"))
     checks.one_of("pairs", pairs, PAIRS)
     checks.one_of("rates", rates, RATES)

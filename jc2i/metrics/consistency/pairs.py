@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Real
 from jc2i import checks, streaming
 from jc2i.metrics.similarity import DISTANCES, Distance
 from jc2i.normalization import as_maps
+from jc2i.precision import own_promotion
 
 MapsByFold: TypeAlias = (
     Real[checks.Array, "fold batch height width"]
@@ -41,6 +42,7 @@ class Pairs(NamedTuple):
     disagreeing: Float[Array, "batch fold"]
 
 
+@own_promotion()
 def distances(
     maps_by_fold: MapsByFold,
     correct_by_fold: Bool[checks.Array, "fold batch"],
@@ -85,6 +87,7 @@ def distances(
 PAIRS = ("xor", "algorithm1")
 
 
+@own_promotion()
 def pair_distances(
     maps_by_fold: MapsByFold,
     fold_of_image: Int[checks.Array, " batch"],
@@ -114,7 +117,7 @@ def pair_distances(
     count = maps[0].shape[0]
     folds = _fold_indices(fold_of_image, len(maps), count)
     between = _distance(distance)
-    size = streaming.step_size(count, checks.whole("batch_size", batch_size))
+    size = streaming.step_size(count, checks.whole("batch_size", batch_size, most=2**31 - 1))
 
     def stacked(rows: Any) -> Array:
         each = (as_maps(f"maps_by_fold[{i}]", one[rows]) for i, one in enumerate(maps))
@@ -131,6 +134,7 @@ def pair_distances(
     return jnp.concatenate(found)[:count]
 
 
+@own_promotion()
 def split_pairs(
     distances: Float[checks.Array, "batch fold"],
     correct_by_fold: Bool[checks.Array, "fold batch"],
@@ -168,10 +172,12 @@ def _by_fold(maps_by_fold: Any) -> list[Any]:
     several = maps_by_fold.ndim == 4 if array else isinstance(maps_by_fold, list | tuple)
     checks.require(several, "maps_by_fold", got, takes)
     checks.require(len(maps_by_fold) > 1, "maps_by_fold", f"{len(maps_by_fold)} fold(s)", takes)
-    maps = [checks.native(one) for one in maps_by_fold]
+    maps = [
+        checks.array(f"maps_by_fold[{i}]", one, takes, of=checks.REAL, shape=(None,) * 3)
+        for i, one in enumerate(maps_by_fold)
+    ]
     for i, one in enumerate(maps):
-        fits = isinstance(one, jax.Array | np.ndarray) and one.ndim == 3 and one.size > 0
-        checks.require(fits, f"maps_by_fold[{i}]", checks.describe(one), takes)
+        checks.require(one.size > 0, f"maps_by_fold[{i}]", checks.describe(one), takes)
         same = f"maps of the shape of fold 0's, {list(maps[0].shape)}"
         checks.require(one.shape == maps[0].shape, f"maps_by_fold[{i}]", checks.describe(one), same)
     return maps
@@ -189,21 +195,19 @@ def _fold_indices(fold_of_image: Any, folds: int, batch: int) -> Array:
 
 def answers(correct: Any, fold_of_image: Any, folds: int, batch: int) -> tuple[Array, Array]:
     """Whether each model is right about each image, and the image's fold."""
-    correct = checks.native(correct)
     takes = f"truth values[fold, batch] of shape {[folds, batch]}"
-    fits = isinstance(correct, jax.Array | np.ndarray) and correct.dtype == np.bool_
-    fits = fits and correct.shape == (folds, batch)
-    checks.require(fits, "correct_by_fold", checks.describe(correct), takes)
+    shape = (folds, batch)
+    correct = checks.array("correct_by_fold", correct, takes, of=("truth value",), shape=shape)
     return jnp.asarray(correct), _fold_indices(fold_of_image, folds, batch)
 
 
 def of_pairs(distances: Any) -> Array:
     """What `pair_distances` returned, in float32 at least."""
     takes = "floats[batch, fold], those of pair_distances"
-    fits = isinstance(distances, jax.Array | np.ndarray) and distances.ndim == 2
-    fits = fits and jnp.issubdtype(distances.dtype, jnp.floating) and distances.shape[1] > 1
-    checks.require(fits, "distances", checks.describe(distances), takes)
-    distances = jnp.asarray(checks.native(distances))
+    given = checks.array("distances", distances, takes, shape=(None, None))
+    several = given.shape[1] > 1 and given.size > 0
+    checks.require(several, "distances", checks.describe(given), takes)
+    distances = jnp.asarray(checks.held("distances", given))
     return distances.astype(jnp.promote_types(distances.dtype, jnp.float32))
 
 
@@ -236,10 +240,13 @@ def _compared(maps: Array, folds: Array, *, between: Distance) -> Array:
     leaves, structure = jax.tree.flatten(described)
     owns, others = zip(*map(taken, leaves), strict=True)
     found = between.compare(structure.unflatten(owns), structure.unflatten(others))
-    found = jnp.asarray(found)
     takes = f"a function that returns floats[pairs], here {[batch * (models - 1)]}"
-    real = jnp.issubdtype(found.dtype, jnp.floating) and found.shape == (batch * (models - 1),)
-    checks.require(real, "distance", f"one that returns {checks.describe(found)}", takes)
+    got = f"one that returns {checks.describe(found)}"
+    is_array = isinstance(found, jax.Array | np.ndarray)
+    fits = is_array and jnp.issubdtype(found.dtype, jnp.floating)
+    fits = fits and found.shape == (batch * (models - 1),)
+    checks.require(fits, "distance", got, takes)
+    found = jnp.asarray(found)
     found = found.astype(jnp.promote_types(found.dtype, jnp.float32))
     found = jnp.where(jnp.isfinite(found), found, jnp.inf).reshape(batch, -1)
     return jnp.full((batch, models), jnp.nan, found.dtype).at[image, other].set(found)

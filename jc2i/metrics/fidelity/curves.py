@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jc2i import checks, masking, removal, streaming
 from jc2i.options import Fill, Maps, TieKey, Whole
+from jc2i.precision import own_promotion
 from jc2i.query import Cost, metric
 from jc2i.segments import SEGMENTS, numbered, require_fits
 
@@ -134,7 +135,7 @@ def insertion_curve(
     depends_on_scores=False,
     baseline=Fill(),
     segments=SEGMENTS,
-    orders=Whole(bounded=False),  # the order of every pixel is held for each
+    orders=Whole(bounded=False, most=1000),  # the order of every pixel is held for each
 )
 def random_deletion_curve(
     model: Callable,
@@ -192,6 +193,7 @@ def random_deletion_curve(
     return curves.mean(axis=1)
 
 
+@own_promotion()
 def area(curve: Float[checks.Array, "*batch points"], rule: str = "mean") -> Float[Array, "*batch"]:
     """The area under a deletion or insertion curve over fractions of pixels from 0 to 1.
 
@@ -209,10 +211,11 @@ def area(curve: Float[checks.Array, "*batch points"], rule: str = "mean") -> Flo
       One area a curve.
 
     Raises:
-      ValueError: for another rule, or for a trapezoid of fewer than two points.
+      ValueError: for curves that are no floats, for another rule, or for a trapezoid of fewer than
+        two points.
     """
     checks.one_of("rule", rule, ("mean", "trapezoid"))
-    curve = jnp.asarray(curve)
+    curve = _floats("curve", curve, "curves[..., points], floats, of at least one point")
     if rule == "mean":
         return jnp.mean(curve, axis=-1)
     takes = "curves[..., points] of two points at least: `start=True`"
@@ -220,6 +223,7 @@ def area(curve: Float[checks.Array, "*batch points"], rule: str = "mean") -> Flo
     return jnp.mean((curve[..., 1:] + curve[..., :-1]) / 2, axis=-1)
 
 
+@own_promotion()
 def better_than_random(
     areas: Float[checks.Array, " batch"], random_areas: Float[checks.Array, " batch"]
 ) -> Float[Array, " batch"]:
@@ -233,10 +237,25 @@ def better_than_random(
 
     Returns:
       1 or 0 an image; NaN where either area is.
+
+    Raises:
+      ValueError: unless there is one of both for each image.
     """
-    areas, random_areas = jnp.asarray(areas), jnp.asarray(random_areas)
+    areas = _floats("areas", areas, "areas[batch], floats, one for each image", 1)
+    takes = f"floats[batch], one for each of the {len(areas)} areas"
+    random_areas = _floats("random_areas", random_areas, takes, 1)
+    same = areas.shape == random_areas.shape
+    checks.require(same, "random_areas", checks.describe(random_areas), takes)
     scored = jnp.isfinite(areas) & jnp.isfinite(random_areas)
     return jnp.where(scored, (areas < random_areas).astype(areas.dtype), jnp.nan)
+
+
+def _floats(argument: str, value: Any, takes: str, rank: int | None = None) -> Array:
+    """An array of floats, in float32 at least; NaN stays."""
+    value = checks.array(argument, value, takes, shape=None if rank is None else (None,) * rank)
+    checks.require(value.ndim > 0 and value.size > 0, argument, checks.describe(value), takes)
+    value = jnp.asarray(checks.held(argument, value))
+    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
 
 
 def removal_order(

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jc2i import checks
+from jc2i.precision import own_promotion
 
 Boxes: TypeAlias = Float[checks.Array, "batch boxes 4"] | Sequence[Float[checks.Array, "_ 4"]]
 """Boxes of each image: rows of (top, left, bottom, right) as fractions of the image.
@@ -19,6 +20,10 @@ Boxes: TypeAlias = Float[checks.Array, "batch boxes 4"] | Sequence[Float[checks.
 A sequence with one array an image, as in `jc2i.data.Dataset.boxes`, or one array in which a row
 without area stands for no box.
 """
+
+
+MOST = 2**16
+"""Boxes of an image, and pixels on its side."""
 
 
 def pad_boxes(boxes: Boxes, count: int | None = None) -> Float[np.ndarray, "batch boxes 4"]:
@@ -35,15 +40,15 @@ def pad_boxes(boxes: Boxes, count: int | None = None) -> Float[np.ndarray, "batc
     Raises:
       ValueError: if a box does not lie in its image, or an image has more than `count`.
     """
-    boxes = checks.native(boxes)
     array = isinstance(boxes, jax.Array | np.ndarray) and boxes.ndim == 3
     some = (array or isinstance(boxes, list | tuple)) and len(boxes) > 0
     checks.require(some, "boxes", checks.describe(boxes), _TAKES)
-    each = [_rows(one) for one in (np.asarray(boxes) if array else boxes)]
+    each = [_rows(one) for one in (checks.native(_on_host(boxes)) if array else boxes)]
     most = max(len(one) for one in each)
     if count is None:
         count = 1 << max(most - 1, 0).bit_length()
-    count = checks.whole("count", count, f"a whole number of at least {max(most, 1)}", max(most, 1))
+    least = max(most, 1)
+    count = checks.whole("count", count, f"a whole number of at least {least}", least, MOST)
     padded = np.stack([np.pad(one, ((0, count - len(one)), (0, 0))) for one in each])
     inside = (padded >= 0) & (padded <= 1)  # written so that a NaN is refused too
     ordered = padded[..., :2] <= padded[..., 2:]
@@ -51,6 +56,7 @@ def pad_boxes(boxes: Boxes, count: int | None = None) -> Float[np.ndarray, "batc
     return padded
 
 
+@own_promotion()
 def box_mask(boxes: Boxes, height: int, width: int) -> Bool[Array, "batch height width"]:
     """The pixels of each image that lie in any of its boxes: the union U of Opti-CAM B.1.
 
@@ -68,7 +74,8 @@ def box_mask(boxes: Boxes, height: int, width: int) -> Bool[Array, "batch height
     Raises:
       ValueError: if a box does not lie in its image; for a size below 1.
     """
-    height, width = checks.whole("height", height), checks.whole("width", width)
+    height = checks.whole("height", height, most=MOST)
+    width = checks.whole("width", width, most=MOST)
     return _box_mask(as_boxes(boxes), height, width)
 
 
@@ -144,10 +151,15 @@ def _box_mask(boxes: Array, height: int, width: int) -> Array:
 
 def _rows(one: Any) -> np.ndarray:
     """The boxes of one image; an empty list has none."""
-    try:
-        rows = np.asarray(one, np.float32)
-    except (TypeError, ValueError):
-        raise checks.invalid("boxes", checks.describe(one), _TAKES) from None
-    rows = rows if rows.size else rows.reshape(0, 4)
+    is_array = isinstance(one, jax.Array | np.ndarray)
+    if (is_array and one.size == 0) or (isinstance(one, list | tuple) and not len(one)):
+        return np.zeros((0, 4), np.float32)
+    rows = _on_host(checks.finite_numbers("boxes", one, _TAKES, np.float32))
     checks.require(rows.ndim == 2 and rows.shape[1] == 4, "boxes", checks.describe(one), _TAKES)
     return rows
+
+
+def _on_host(boxes: Any) -> Any:
+    concrete = checks.is_concrete(boxes)
+    checks.require(concrete, "boxes", "a tracer in a list", "one array[batch, boxes, 4] under jit")
+    return boxes if isinstance(boxes, np.ndarray) else np.asarray(boxes)

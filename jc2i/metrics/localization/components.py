@@ -6,14 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jc2i import checks
+from jc2i.precision import own_promotion
 
 Foreground = Bool[checks.Array, "batch height width"]
 
 
+@own_promotion()
 def largest_component(foreground: Foreground) -> Bool[Array, "batch height width"]:
     """The largest connected component of each foreground: most pixels, touching by side or corner.
 
@@ -33,6 +34,7 @@ def largest_component(foreground: Foreground) -> Bool[Array, "batch height width
     return _largest(foreground, each_alone(foreground))[0]
 
 
+@own_promotion()
 def largest_box(foreground: Foreground) -> Float[Array, "batch 4"]:
     """The tightest box around the largest connected component of each foreground.
 
@@ -141,8 +143,7 @@ def _lowest_near(labels: Array, none: int) -> Array:
 
 
 def _as_foreground(foreground: Any) -> Array:
-    fits = isinstance(foreground, jax.Array | np.ndarray) and foreground.ndim == 3
-    fits = fits and foreground.dtype == bool and foreground.size > 0
     takes = "truth values[batch, height, width], of at least one pixel"
-    checks.require(fits, "foreground", checks.describe(foreground), takes)
-    return jnp.asarray(foreground)
+    given = checks.array("foreground", foreground, takes, of=("truth value",), shape=(None,) * 3)
+    checks.require(given.size > 0, "foreground", checks.describe(given), takes)
+    return jnp.asarray(given)

@@ -9,8 +9,10 @@ from jaxtyping import Array, Float
 from jc2i.metrics.localization.boxes import Boxes, as_boxes, mask_of, pixel_edges
 from jc2i.metrics.localization.scorable import scorable
 from jc2i.normalization import Maps, as_maps, lift
+from jc2i.precision import own_promotion
 
 
+@own_promotion()
 def pixel_f1(maps: Maps, boxes: Boxes) -> Float[Array, " batch"]:
     """Pixel-wise F1 score: the harmonic mean of how much of a map is in the boxes and vice versa.
 
@@ -32,6 +34,7 @@ def pixel_f1(maps: Maps, boxes: Boxes) -> Float[Array, " batch"]:
     return _energies(maps, as_boxes(boxes, len(maps)))[0]
 
 
+@own_promotion()
 def energy_pointing_game(maps: Maps, boxes: Boxes) -> Float[Array, " batch"]:
     """Energy pointing game: the fraction of a map's sum that lies in the boxes.
 
@@ -53,6 +56,7 @@ def energy_pointing_game(maps: Maps, boxes: Boxes) -> Float[Array, " batch"]:
     return _energies(maps, as_boxes(boxes, len(maps)))[1]
 
 
+@own_promotion()
 def pointing_game(maps: Maps, boxes: Boxes) -> Float[Array, " batch"]:
     """Standard pointing game: whether a map is largest in a box.
 

@@ -20,8 +20,10 @@ from jc2i.metrics.localization.boxes import (
 from jc2i.metrics.localization.components import as_fractions, each_alone, largest_edges
 from jc2i.metrics.localization.scorable import scorable
 from jc2i.normalization import Maps, as_maps
+from jc2i.precision import own_promotion
 
 
+@own_promotion()
 def predicted_box(maps: Maps) -> Float[Array, "batch 4"]:
     """The box that a map outlines: around the largest connected component above the map's mean.
 
@@ -40,6 +42,7 @@ def predicted_box(maps: Maps) -> Float[Array, "batch 4"]:
     return _predicted_box(as_maps("maps", maps))
 
 
+@own_promotion()
 def localization_error(maps: Maps, boxes: Boxes) -> Float[Array, " batch"]:
     """Localization error: how far a map's box is from the nearest ground-truth box.
 
@@ -60,6 +63,7 @@ def localization_error(maps: Maps, boxes: Boxes) -> Float[Array, " batch"]:
     return _localization_error(maps, as_boxes(boxes, len(maps)))
 
 
+@own_promotion()
 def official_metric(
     maps: Maps, boxes: Boxes, correct: Bool[checks.Array, " batch"]
 ) -> Float[Array, " batch"]:
@@ -81,14 +85,13 @@ def official_metric(
         truth value an image.
     """
     maps = as_maps("maps", maps)
-    fits = isinstance(correct, jax.Array | np.ndarray) and correct.dtype == bool
-    fits = fits and correct.shape == (len(maps),)
     takes = f"truth values[batch], one for each of the {len(maps)} maps"
-    checks.require(fits, "correct", checks.describe(correct), takes)
+    correct = checks.array("correct", correct, takes, of=("truth value",), shape=(len(maps),))
     error = localization_error(maps, boxes)
     return jnp.where(jnp.asarray(correct) | jnp.isnan(error), error, 1)
 
 
+@own_promotion()
 def box_accuracy(
     maps: Maps,
     boxes: Boxes,
@@ -127,6 +130,7 @@ def box_accuracy(
     )
 
 
+@own_promotion()
 def max_box_accuracy(
     accuracies: Float[checks.Array, "images thresholds overlaps"],
 ) -> Float[Array, ""]:
@@ -144,11 +148,10 @@ def max_box_accuracy(
     Raises:
       ValueError: if it is not of rank 3 or empty.
     """
-    fits = isinstance(accuracies, jax.Array | np.ndarray)
-    fits = fits and accuracies.ndim == 3 and accuracies.size > 0
     takes = "floats[images, thresholds, overlaps] of at least one image"
-    checks.require(fits, "accuracies", checks.describe(accuracies), takes)
-    accuracies = jnp.asarray(accuracies)
+    given = checks.array("accuracies", accuracies, takes, shape=(None,) * 3)
+    checks.require(given.size > 0, "accuracies", checks.describe(given), takes)
+    accuracies = jnp.asarray(checks.held("accuracies", given))
     counted = jnp.isfinite(accuracies)
     sums = jnp.where(counted, accuracies, 0).sum(axis=0)
     means = jnp.where(counted.any(axis=0), sums / jnp.maximum(counted.sum(axis=0), 1), jnp.nan)
@@ -162,15 +165,14 @@ def predicted_edges(values: Float[Array, "batch height width"]) -> Int[Array, "b
 
 def _fractions(argument: str, given: Any) -> Array:
     takes = "numbers in [0, 1], at least one"
-    traced = isinstance(given, checks.Tracer)
-    try:
-        numbers = given if traced else np.asarray(given, float)
-    except (TypeError, ValueError):
-        raise checks.invalid(argument, checks.describe(given), takes) from None
-    fits = numbers.ndim == 1 and numbers.size > 0
-    fits = fits and (traced or bool(((numbers >= 0) & (numbers <= 1)).all()))
+    dtype = jnp.zeros(0, float).dtype
+    numbers = checks.finite_numbers(argument, given, takes, dtype)
+    fits = numbers.ndim == 1
+    if fits and checks.is_concrete(numbers):
+        at_hand = np.asarray(numbers)
+        fits = bool(((at_hand >= 0) & (at_hand <= 1)).all())
     checks.require(fits, argument, checks.describe(given), takes)
-    return jnp.asarray(numbers, float)
+    return jnp.asarray(numbers)
 
 
 @jax.jit

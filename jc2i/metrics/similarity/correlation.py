@@ -11,11 +11,13 @@ from jaxtyping import Array, Float
 
 from jc2i import checks
 from jc2i.normalization import Maps, as_maps, is_constant, lift, normalize
+from jc2i.precision import own_promotion
 
 Describe = Callable[[Array], tuple[Array, Array]]
 """Lifted maps -> one centred vector a map, and which of the maps vary."""
 
 
+@own_promotion()
 def spearman(first: Maps, second: Maps, *, absolute: bool = False) -> Float[Array, " batch"]:
     """Spearman's rank correlation of two saliency maps, an image at a time.
 
@@ -40,6 +42,7 @@ def spearman(first: Maps, second: Maps, *, absolute: bool = False) -> Float[Arra
     return _spearman(first, second, checks.flag("absolute", absolute))
 
 
+@own_promotion()
 def pearson(first: Maps, second: Maps) -> Float[Array, " batch"]:
     """Pearson's correlation of two saliency maps, an image at a time.
 

@@ -11,8 +11,10 @@ from jaxtyping import Array, Float
 from jc2i import checks
 from jc2i.metrics.similarity.correlation import centred, correlation
 from jc2i.normalization import Maps, as_maps, normalize
+from jc2i.precision import own_promotion
 
 
+@own_promotion()
 def hog_similarity(
     first: Maps,
     second: Maps,
@@ -46,7 +48,7 @@ def hog_similarity(
     """
     first = as_maps("first", first)
     second = as_maps("second", second, first.shape)
-    orientations = checks.whole("orientations", orientations)
+    orientations = checks.whole("orientations", orientations, most=360)
     cell, block = checks.whole("cell", cell), checks.whole("block", block)
     takes = f"maps[batch, height, width] of at least {cell * block} x {cell * block} pixels"
     checks.require(min(first.shape[1:]) >= cell * block, "first", checks.describe(first), takes)

@@ -9,11 +9,13 @@ from jaxtyping import Array, Bool, Float
 from jc2i import checks
 from jc2i.metrics.similarity.correlation import centred_ranks
 from jc2i.normalization import Maps, as_maps, lift, normalize
+from jc2i.precision import own_promotion
 
 SHARE = 0.1
 """The part of the pixels that `dice` calls important, unless it is told otherwise."""
 
 
+@own_promotion()
 def dice(first: Maps, second: Maps, *, share: float = SHARE) -> Float[Array, " batch"]:
     """The Sørensen-Dice coefficient of the most important pixels of two saliency maps.
 
@@ -42,6 +44,7 @@ def dice(first: Maps, second: Maps, *, share: float = SHARE) -> Float[Array, " b
     return _dice(first, second, share)
 
 
+@own_promotion()
 def l1_distance(first: Maps, second: Maps) -> Float[Array, " batch"]:
     """The mean absolute difference of two saliency maps, each min-max normalised.
 
@@ -63,6 +66,7 @@ def l1_distance(first: Maps, second: Maps) -> Float[Array, " batch"]:
     return _l1_distance(first, second)
 
 
+@own_promotion()
 def l2_distance(first: Maps, second: Maps) -> Float[Array, " batch"]:
     """The root of the mean squared difference of two saliency maps, each min-max normalised.
 

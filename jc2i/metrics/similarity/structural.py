@@ -9,8 +9,10 @@ from jaxtyping import Array, Float
 
 from jc2i import checks
 from jc2i.normalization import Maps, as_maps, lift
+from jc2i.precision import own_promotion
 
 
+@own_promotion()
 def structural_similarity(
     first: Maps,
     second: Maps,

@@ -12,11 +12,13 @@ from jaxtyping import Array, Float
 
 from jc2i import checks
 from jc2i.normalization import Maps, as_maps, normalize
+from jc2i.precision import own_promotion
 
 STEPS = 10**9
 """Most steps of the network simplex: more than it takes."""
 
 
+@own_promotion()
 def wasserstein(first: Maps, second: Maps) -> Float[Array, " batch"]:
     """The 1-Wasserstein distance of two saliency maps on the image plane, in its diagonals.
 

@@ -17,7 +17,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float
 
-from jc2i.checks import one_of, require, whole
+from jc2i.checks import describe, one_of, require, whole
 from jc2i.models.classifier import Classifier, weights, with_weights
 from jc2i.models.layers import Dropout, compute_in, convolution, dense
 from jc2i.models.operator_norm import convolution_norm_bound, matrix_norm_bound
@@ -322,6 +322,8 @@ def layer_bounds(model: Lipschitz) -> dict[str, float]:
       `matrix_norm_bound`. Bounds are of the layers as they are written, not of their rounding in
       float32.
     """
+    takes = "a 1-Lipschitz network of jc2i.models"
+    require(isinstance(model, Lipschitz), "model", describe(model), takes)
     bounds = {"preprocess": max(1 / std for std in model.std) if model.normalize else 1.0}
     for index, layer in enumerate(model.convolutions):
         kernel = np.asarray(layer.kernel[...])

@@ -15,6 +15,10 @@ IMAGES = random((2, 4, 5, 3), 1)
 TARGETS = np.array([1, 0])
 
 
+# Quotients of nearly equal numbers: elu's are a few roundings further from Captum's.
+TOLERANCE = {"relu": 1e-5, "elu": 5e-5}
+
+
 def close(found, expected, tolerance=1e-5):
     np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
 
@@ -25,7 +29,7 @@ def test_rescale_equals_captums(activation):
     images, targets = jnp.asarray(golden["images"]), golden["targets"]
     close(net(images), golden[f"{activation}/scores"])
     black = deeplift(net, images, targets, channels=None)
-    close(black, golden[f"{activation}/deeplift_black"])
+    close(black, golden[f"{activation}/deeplift_black"], TOLERANCE[activation])
     for i in range(3):
         own = deeplift(
             net,
@@ -34,7 +38,7 @@ def test_rescale_equals_captums(activation):
             reference=golden["references"][i],
             channels=None,
         )
-        close(own[0], golden[f"{activation}/deeplift"][i])
+        close(own[0], golden[f"{activation}/deeplift"][i], TOLERANCE[activation])
 
 
 @pytest.mark.parametrize("activation", ["relu", "elu"])
@@ -47,7 +51,7 @@ def test_several_references_are_captums_deeplift_shap(activation):
         reference=tuple(golden["references"]),
         channels=None,
     )
-    close(several, golden[f"{activation}/deeplift_shap"])
+    close(several, golden[f"{activation}/deeplift_shap"], TOLERANCE[activation])
 
 
 def test_a_linear_model_gives_gradient_times_difference():
