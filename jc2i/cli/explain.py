@@ -76,21 +76,20 @@ def explain(options: Explain) -> int:
         photographs = _Photographs(options, paths, model)
         photographs.leave_out_finished(_made_of(options, method, score, target, names))
         missing = photographs.batches(together)
+        output = commands.Output()
+
+        def write(items: np.ndarray, found: Any) -> None:
+            numbers = missing.numbers[items].tolist()
+            for number, chances, goal, saliency in zip(numbers, *found, strict=True):
+                title = f"{names[goal]}, {chances[goal]:.0%}"
+                place = photographs.write(number, saliency, title)
+                if place:
+                    about = (paths[number], place, chances, int(goal), names, options.top)
+                    output.say(_listed(*about))
+
         # Of a single batch it is known before anything is compiled that none of it can be read.
         if len(missing) > together or any(map(photographs.readable, missing.numbers.tolist())):
             long = _announce(options, method, (len(photographs.wanted), *photographs.blank.shape))
-            output = commands.Output()
-
-            def write(items: np.ndarray, found: Any) -> None:
-                for number, chances, goal, saliency in zip(
-                    missing.numbers[items].tolist(), *found, strict=True
-                ):
-                    title = f"{names[goal]}, {chances[goal]:.0%}"
-                    place = photographs.write(number, saliency, title)
-                    if place:
-                        about = (paths[number], place, chances, int(goal), names, options.top)
-                        output.say(_listed(*about))
-
             parallel.map_batches(
                 _explained(options, method, target),
                 missing,
@@ -101,8 +100,8 @@ def explain(options: Explain) -> int:
                 watched=long,
                 sink=write,
             )
-            output.close()
         subject.keep_calibrator(options, calibrator)
+        output.close()
     return 1 if photographs.failed else 0
 
 
