@@ -197,9 +197,6 @@ def memory(photographs: int = 5000, every: int = 100) -> None:
       photographs: how many are explained.
       every: photographs between two samples.
     """
-    from jc2i import plots
-
-    del plots
     with prepared(photographs) as work:
         out = work / "out"
         process = start(explain(work, out, f"photographs-{photographs}", "--batch-size", "32"))
