@@ -76,7 +76,9 @@ def remove(path: Path) -> None:
 
 def is_running() -> bool:
     """Whether this process is the command `jc2i`, and not a program that imports the package."""
-    return sys.orig_argv[1:3] == ["-m", "jc2i"] or _script() in ("jc2i", "jc2i.exe")
+    asked = sys.orig_argv
+    module = asked[asked.index("-m") + 1 :][:1] if "-m" in asked else []
+    return module == ["jc2i"] or _script() in ("jc2i", "jc2i.exe")
 
 
 def _script() -> str:
