@@ -197,9 +197,6 @@ def memory(photographs: int = 5000, every: int = 100) -> None:
       photographs: how many are explained.
       every: photographs between two samples.
     """
-    from jc2i import plots
-
-    del plots
     with prepared(photographs) as work:
         out = work / "out"
         process = start(explain(work, out, f"photographs-{photographs}", "--batch-size", "32"))
@@ -285,7 +282,9 @@ def killed(kills: int = 10, photographs: int = 500, only: tuple[str, ...] = ()) 
     write("killed-cpu", rows)
 
 
-MASKS = {"compiling": "2000", "running": "100000000"}
+MASKS = {"compiling": "2000", "running": "300000"}
+BEGUN = {"compiling": "evaluations of the model", "running": "in all"}
+"""What the command says just before it compiles, and when the program has run for a while."""
 
 
 def interrupted(photographs: int = 60) -> None:
@@ -318,11 +317,9 @@ def interrupted(photographs: int = 60) -> None:
                 command.remove("--no-progress")
                 process = start(command, cache=phase == "running")
                 assert process.stderr
-                line = process.stderr.readline()  # that it has begun
-                while "evaluations of the model" not in line:
+                while BEGUN[phase] not in (line := process.stderr.readline()):
                     assert line, "it ended"
-                    line = process.stderr.readline()
-                moment = chance.uniform(0.05, 1) if phase == "compiling" else chance.uniform(6, 12)
+                moment = chance.uniform(0, 2)
                 time.sleep(moment)
                 rows.append(_interrupt(process, "explain", phase, moment, out))
     write("interrupted-cpu", rows)

@@ -69,7 +69,7 @@ from jc2i import calibrators, data, models, parallel, scores
 from jc2i.caching import keep_compiled_programs
 from jc2i.checks import Array, invalid, require
 from jc2i.commands import run, unfinished
-from jc2i.files import partial_of, replacing, write_whole
+from jc2i.files import partial_of, replacing, try_writing_in, write_whole
 from jc2i.models.checkpoint import checksums, read_arrays, write_arrays
 from jc2i.options import from_words
 from jc2i.tracing import prepared
@@ -167,6 +167,8 @@ def train(training: Training) -> dict[str, Any]:
     finished = (training.out / "training.json").exists() or _newest(checkpoint) is None
     if training.out.exists() and finished and not training.overwrite:
         raise FileExistsError(f"out: {training.out} exists: pass --overwrite to replace a model")
+    if parallel.is_first():
+        try_writing_in(training.out.parent)
     start = models.load(training.weights) if training.weights else None
     load = functools.partial(
         data.load,

@@ -76,8 +76,14 @@ def remove(path: Path) -> None:
 
 def is_running() -> bool:
     """Whether this process is the command `jc2i`, and not a program that imports the package."""
-    asked = getattr(sys, "orig_argv", [])
-    return asked[1:3] == ["-m", "jc2i"] or Path(sys.argv[0]).name in ("jc2i", "jc2i.exe")
+    asked = sys.orig_argv
+    module = asked[asked.index("-m") + 1 :][:1] if "-m" in asked else []
+    return module == ["jc2i"] or _script() in ("jc2i", "jc2i.exe")
+
+
+def _script() -> str:
+    """The name of the file that this process runs."""
+    return Path(next(iter(getattr(sys, "argv", [])), "")).name  # none where Python is embedded
 
 
 def end_when_interrupted() -> None:
@@ -104,15 +110,13 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _program() -> str:
-    name = Path(sys.argv[0]).name
+    name = _script()
     return name if name.endswith(".py") and name != "__main__.py" else "jc2i"
 
 
 def _is_own_process() -> bool:
     """Whether this process was started for the program that is running, and not for tests of it."""
-    name = Path(sys.argv[0]).name
-    asked = getattr(sys, "orig_argv", [])[1:]
-    return is_running() or any(Path(word).name == name for word in asked)
+    return is_running() or any(Path(word).name == _script() for word in sys.orig_argv[1:])
 
 
 def run(work: Callable[[], Any], *, in_process: bool | None = None) -> NoReturn:

@@ -204,3 +204,22 @@ def test_output_that_cannot_be_written_is_named():
     assert done.returncode == 2
     assert done.stderr.endswith(": standard output: No space left on device\n")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "argv", "is_command"),
+    [
+        (["python", "-m", "jc2i", "explain"], ["-m", "explain"], True),
+        (["python", "-I", "-m", "jc2i"], ["/site/jc2i/__main__.py"], True),
+        (["python", "/bin/jc2i", "explain"], ["/bin/jc2i", "explain"], True),
+        (["python", "-m", "pytest"], ["/site/pytest/__main__.py"], False),
+        (["python", "mine.py"], ["mine.py"], False),
+        (["python"], [""], False),
+        (["python"], [], False),
+    ],
+)
+def test_only_the_command_is_ended_while_it_loads(monkeypatch, asked, argv, is_command):
+    """A program that imports the package handles interrupts as it likes."""
+    monkeypatch.setattr(sys, "orig_argv", asked)
+    monkeypatch.setattr(sys, "argv", argv)
+    assert commands.is_running() == is_command

@@ -17,6 +17,7 @@ from experiments.common.tables import write_csv
 from jc2i import parallel
 from jc2i.caching import keep_compiled_programs
 from jc2i.commands import run
+from jc2i.files import try_writing_in
 from jc2i.statistics import Interval
 
 REPORT = "report"
@@ -83,6 +84,9 @@ class Script:
         Raises:
           ValueError: for a result that this study has nothing to say of.
         """
+        if parallel.is_first():
+            for folder in (study.folder, study.cache or study.out):
+                try_writing_in(folder)
         measured = self.measure(study)
         names = list(self.results) if command == REPORT else [command]
         results: dict[str, Result] = {}

@@ -17,7 +17,7 @@ import tyro
 
 from jc2i import checks, commands, data, models, parallel, query, tracing
 from jc2i.cli import results, subject
-from jc2i.files import try_writing_in
+from jc2i.files import opened, try_writing_in
 
 LONG = 100
 """Evaluations of the model that are announced before they are made."""
@@ -76,21 +76,20 @@ def explain(options: Explain) -> int:
         photographs = _Photographs(options, paths, model)
         photographs.leave_out_finished(_made_of(options, method, score, target, names))
         missing = photographs.batches(together)
+        output = commands.Output()
+
+        def write(items: np.ndarray, found: Any) -> None:
+            numbers = missing.numbers[items].tolist()
+            for number, chances, goal, saliency in zip(numbers, *found, strict=True):
+                title = f"{names[goal]}, {chances[goal]:.0%}"
+                place = photographs.write(number, saliency, title)
+                if place:
+                    about = (paths[number], place, chances, int(goal), names, options.top)
+                    output.say(_listed(*about))
+
         # Of a single batch it is known before anything is compiled that none of it can be read.
         if len(missing) > together or any(map(photographs.readable, missing.numbers.tolist())):
             long = _announce(options, method, (len(photographs.wanted), *photographs.blank.shape))
-            output = commands.Output()
-
-            def write(items: np.ndarray, found: Any) -> None:
-                for number, chances, goal, saliency in zip(
-                    missing.numbers[items].tolist(), *found, strict=True
-                ):
-                    title = f"{names[goal]}, {chances[goal]:.0%}"
-                    place = photographs.write(number, saliency, title)
-                    if place:
-                        about = (paths[number], place, chances, int(goal), names, options.top)
-                        output.say(_listed(*about))
-
             parallel.map_batches(
                 _explained(options, method, target),
                 missing,
@@ -101,8 +100,8 @@ def explain(options: Explain) -> int:
                 watched=long,
                 sink=write,
             )
-            output.close()
         subject.keep_calibrator(options, calibrator)
+        output.close()
     return 1 if photographs.failed else 0
 
 
@@ -125,8 +124,8 @@ def _explained(options: Explain, method: Any, target: int | None) -> Callable[..
 
 def _made_of(
     options: Explain, method: Any, score: Any, target: int | None, names: Sequence[str]
-) -> Callable[[Path, int], str]:
-    """Gives what the results of a photograph depend on, by its path and number, as a short name.
+) -> Callable[[str, int], str]:
+    """Gives what the results of a photograph depend on, by its content and number, as a short name.
 
     There is no name, an empty one, where it cannot be told of a method of the user's.
     """
@@ -140,14 +139,18 @@ def _made_of(
         except ValueError:
             return ""
 
-    def made_of(path: Path, number: int) -> str:
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
+    def made_of(content: str, number: int) -> str:
         resizing = (options.size, options.resize)
         own = parallel.digest(computation(), content, resizing, number if stochastic else None)
         return own if computation() else ""
 
     return made_of
+
+
+def _content(path: Path) -> str:
+    """A short name for what is in a file."""
+    with opened(path, str(path)) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Photographs:
@@ -168,16 +171,16 @@ class _Photographs:
         self.blank = np.zeros((*resizing["size"], model.channels), np.uint8)
         self.wanted = set(range(len(paths)))
         self.failed: set[int] = set()
-        self._read: dict[int, np.ndarray] = {}
+        self._read: dict[int, tuple[np.ndarray, str]] = {}
 
-    def leave_out_finished(self, made_of: Callable[[Path, int], str]) -> None:
+    def leave_out_finished(self, made_of: Callable[[str, int], str]) -> None:
         """Finds those that are explained already, and refuses those in whose place others lie."""
         self._made_of = made_of
         inputs, finished = {path.resolve() for path in self.paths}, 0
         for number, path in enumerate(self.paths):
             place = self._places[path]
             try:
-                if results.is_finished(place, lambda n=number, p=path: made_of(p, n)):
+                if results.is_finished(place, lambda n=number, p=path: made_of(_content(p), n)):
                     self.wanted.discard(number)
                     finished += 1
                     continue
@@ -208,24 +211,24 @@ class _Photographs:
         """Whether a photograph can be read; it is, and kept until it is written."""
         if number not in self._read and number not in self.failed:
             try:
-                self._read[number] = self._decode(self.paths[number])
+                path = self.paths[number]
+                self._read[number] = self._decode(path), _content(path)
             except (ValueError, OSError) as error:
                 self._fail(number, error)
         return number in self._read
 
     def image(self, number: int) -> np.ndarray:
         """A photograph's pixels."""
-        return self._read[number] if self.readable(number) else self.blank
+        return self._read[number][0] if self.readable(number) else self.blank
 
     def write(self, number: int, saliency: np.ndarray, title: str) -> results.Place | None:
         """Writes a photograph's results, if they are wanted, and lets its pixels go."""
-        image = self._read.pop(number, None)
+        image, content = self._read.pop(number, (None, ""))
         if image is None or number not in self.wanted:
             return None
-        path = self.paths[number]
-        place = self._places[path]
+        place = self._places[self.paths[number]]
         self.options.out.mkdir(parents=True, exist_ok=True)
-        results.write(place, self._made_of(path, number), data.as_float(image), saliency, title)
+        results.write(place, self._made_of(content, number), data.as_float(image), saliency, title)
         self.wanted.discard(number)
         return place
 

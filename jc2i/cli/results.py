@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from jc2i import plots
+from jc2i import files, plots
 from jc2i.cli import subject
 from jc2i.files import write_whole
 
 NOTE = "jc2i explain"
 """The text in an overlay's PNG that says what it was made of."""
+
+HEAD = 4096
+"""Bytes at the beginning of an overlay in which its note is."""
 
 FORMAT = 1
 """Of the overlays: one of another is drawn again."""
@@ -132,13 +134,17 @@ def is_finished(place: Place, made: Callable[[], str]) -> bool:
 
 
 def _note(path: Path) -> dict[str, str]:
-    """What an overlay says that it was made of; nothing where it is none."""
-    if not path.is_file():
-        return {}
+    """What an overlay says that it was made of; nothing where it is none.
+
+    Of the file only the beginning is read, where `write` has it: it may be anybody's.
+    """
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            note = json.loads(image.info[NOTE])
-    except Exception:  # of what is no PNG, or one of others
+        with files.opened(path, str(path)) as file:
+            beginning = file.read(HEAD)
+        before, found, after = beginning.partition(b"tEXt" + NOTE.encode() + b"\0")
+        length = int.from_bytes(before[-4:], "big") - len(NOTE) - 1
+        note = json.loads(after[:length]) if found else {}
+    except (OSError, ValueError):
         return {}
     known = isinstance(note, dict) and all(isinstance(word, str) for word in note.values())
     return note if known else {}

@@ -76,12 +76,12 @@ def map_batches(
         or a folder, for a file `*.npy` of each array: they appear when they are whole, so that a
         run that may be killed needs `resume` besides. Or a function that takes the indices of the
         items of one batch and their results, and is called with one batch after the other, in
-        order. Of several processes, the first writes the files or calls the function. None holds
-        all results in memory.
+        order. None holds all results in memory.
 
     Returns:
       The pytree of results for the whole data set as NumPy arrays: those of files are read from
-      them as they are used. Nothing for a function.
+      them as they are used. Nothing for a function. Of several processes the first alone keeps
+      batches, writes files or calls the function, and has what is in the files.
 
     Raises:
       ValueError: for an empty data set, a result without the batch as leading axis, a damaged file
@@ -115,7 +115,7 @@ def map_batches(
     with (
         store.alone() if store else contextlib.nullcontext(),
         full_precision(),
-        sinks.opened(sink if first else None, length) as results,
+        sinks.opened(sink if first or sink is None else sinks.nowhere, length) as results,
     ):
         kept = _finished(store, batches, fetch) if store else {}
         if several and resume is not None:

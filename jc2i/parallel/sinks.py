@@ -113,6 +113,10 @@ class Files:
         return path, file, leaf.dtype
 
 
+def nowhere(items: np.ndarray, results: Any) -> None:
+    """Takes what another process of the run looks after."""
+
+
 @contextlib.contextmanager
 def opened(sink: Given | None, length: int) -> Iterator[Memory | Function | Files]:
     """Where results go; what was not finished is removed.
