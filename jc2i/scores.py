@@ -67,7 +67,7 @@ class TwoClasses:
         takes = "one that returns [batch] or [batch, 1], one logit an image"
         score = _floats("model", self.model(images), images.shape[:1], takes)
         alone = score.ndim == 1 or (score.ndim == 2 and score.shape[1] == 1)
-        checks.require(alone, "model", f"one that returns {list(score.shape)}", takes)
+        checks.require(alone, "model", f"one that returns {checks.describe(score)}", takes)
         score = score.reshape(-1)
         return jnp.stack([jnp.zeros_like(score), score], axis=1)
 
@@ -91,7 +91,7 @@ def of_model(model: Any, images: checks.Array) -> Array:
     takes = f"a callable that returns scores[batch, classes], floats, for {got}"
     scores = _floats("model", model(images), images.shape[:1], takes)
     several = scores.ndim == 2 and scores.shape[1] > 0
-    checks.require(several, "model", f"one that returns {list(scores.shape)}", takes)
+    checks.require(several, "model", f"one that returns {checks.describe(scores)}", takes)
     return scores
 
 
