@@ -450,7 +450,12 @@ def _extremes_on_device(value: jax.Array) -> jax.Array:
 
 
 def class_indices(
-    argument: str, value: Any, batch: int, classes: int | None, batch_of: str = "images"
+    argument: str,
+    value: Any,
+    batch: int,
+    classes: int | None,
+    batch_of: str = "images",
+    each: tuple[str, str] = ("class", "classes"),
 ) -> jax.Array:
     """One class index for each row of the batch, each in [0, classes)."""
     takes = f"integers[batch], one for each of the {batch} {batch_of}"
@@ -468,6 +473,6 @@ def class_indices(
         classes = classes or np.iinfo(np.int32).max
         if low < 0 or high >= classes:
             got = low if low < 0 else high
-            raise invalid(argument, f"class {got}", f"classes 0 to {classes - 1}")
+            raise invalid(argument, f"{each[0]} {got}", f"{each[1]} 0 to {classes - 1}")
     # In one type, so that a program is not compiled again for each.
     return jnp.asarray(value.astype(np.int32))

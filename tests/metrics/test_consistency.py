@@ -341,7 +341,11 @@ def test_the_null_of_images_is_wider_where_an_images_pairs_are_alike():
 def test_the_null_needs_a_key(untyped):
     maps, correct, folds = example()
     found = metrics.pair_distances(maps, folds)
-    for key, got in ((None, "None"), (3, "3"), (jax.random.split(jax.random.key(0)), "key<")):
+    for key, got in (
+        (None, "None"),
+        (3, "3"),
+        (jax.random.split(jax.random.key(0)), r"\[2\] keys"),
+    ):
         with pytest.raises(ValueError, match=f"key: got {got}.*, takes one jax.random.key"):
             metrics.reco_null(found, correct, folds, key=key)
     for option, value in (("draws", 0), ("shuffle", "folds"), ("pairs", "all"), ("rates", "no")):

@@ -184,13 +184,8 @@ def _by_fold(maps_by_fold: Any) -> list[Any]:
 
 
 def _fold_indices(fold_of_image: Any, folds: int, batch: int) -> Array:
-    indices = checks.class_indices("fold_of_image", fold_of_image, batch, None)
-    if checks.is_concrete(indices):
-        low, high = int(indices.min()), int(indices.max())
-        outside = f"fold {low if low < 0 else high}"
-        takes = f"folds 0 to {folds - 1}"
-        checks.require(0 <= low and high < folds, "fold_of_image", outside, takes)
-    return indices
+    folds_of = ("fold", "folds")
+    return checks.class_indices("fold_of_image", fold_of_image, batch, folds, each=folds_of)
 
 
 def answers(correct: Any, fold_of_image: Any, folds: int, batch: int) -> tuple[Array, Array]:
