@@ -37,7 +37,7 @@ def invalid(argument: str, got: object, takes: str) -> Refusal:
     """The one form of a refusal: which argument, what it got, what it takes. In one line."""
     argument, got, takes = (" ".join(str(part).split()) for part in (argument, got, takes))
     room = max(LINE - len(f"{argument}: got , takes "), 2 * LONGEST)
-    got = _short(got, max(room // 2, room - len(takes)))
+    got = _short(got, room - min(len(takes), room // 6))
     return Refusal(f"{argument}: got {got}, takes {_short(takes, room - len(got))}")
 
 
