@@ -385,6 +385,8 @@ def describe(value: Any) -> str:
     """An array as its dtype and shape, a long list as its length, anything else as itself."""
     if isinstance(value, np.generic) and not value.dtype.hasobject and value.dtype.kind != "V":
         return repr(value.item())
+    if isinstance(value, np.ndarray) and value.dtype.hasobject and value.ndim == 0:
+        return describe(value.item())  # None, say, that NumPy made an array of
     if _has_shape(value):
         return f"{value.dtype}{list(value.shape)}"
     if isinstance(value, list | tuple) and len(value) > 8:
