@@ -272,14 +272,14 @@ def number(
     return _float(item)
 
 
-FLOAT32 = np.finfo(np.float32)
+SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 def _computed(number: float) -> float:
     """A number as float32 has it, in which nearly all is computed."""
-    if abs(number) < FLOAT32.tiny:
+    if abs(number) < SMALLEST:
         return 0.0
-    return math.copysign(math.inf, number) if abs(number) > FLOAT32.max else number
+    return math.copysign(math.inf, number) if abs(number) > LARGEST else number
 
 
 def _float(real: Any) -> float:
