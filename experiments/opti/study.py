@@ -14,7 +14,8 @@ import jc2i
 from experiments.common.subject import Options
 from experiments.common.subject import Subject as CommonSubject
 from jc2i import checks, explainers, query, taps
-from jc2i.explainers.attention.maps import is_named
+from jc2i.explainers.attention.maps import is_named, square_maps
+from jc2i.explainers.cam.layers import up_to_default
 
 if TYPE_CHECKING:
     Method = str
@@ -147,20 +148,15 @@ class Subject(CommonSubject):
             return np.asarray(mean if self.normalize else [0.0] * len(mean), np.float32)
         return 0.0 if self.study.baseline == "zero" else "blur"
 
-    @cached_property
-    def names(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The model's named activations."""
-        return taps.names(
-            self.model, jax.ShapeDtypeStruct((1, *self.images.shape[1:]), jnp.float32)
-        )
-
     @property
+    def one(self) -> jax.ShapeDtypeStruct:
+        """An image explained, as its shape."""
+        return jax.ShapeDtypeStruct((1, *self.images.shape[1:]), jnp.float32)
+
+    @cached_property
     def has_attention(self) -> bool:
         """Whether the model names attention maps, [batch, heads, tokens, tokens]."""
-        return any(
-            len(a.shape) == 4 and a.shape[2] == a.shape[3] and is_named(name)
-            for name, a in self.names.items()
-        )
+        return any(map(is_named, square_maps(taps.names(self.model, self.one), self.one)))
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -178,13 +174,6 @@ class Subject(CommonSubject):
         """The layers of table A.13, the first nearest to the image."""
         if self.study.layers:
             return self.study.layers
-        height, width = self.images.shape[1:3]
-        grids = [
-            name
-            for name, a in self.names.items()
-            if len(a.shape) == 4 and a.shape[1] * width == a.shape[2] * height and a.shape[1] > 1
-        ]
-        takes = "names of layers, for a model that names no activation on a grid"
-        checks.require(bool(grids), "layers", "none", takes)
+        grids = up_to_default(self.model, self.one)
         chosen = np.linspace(0, len(grids) - 1, min(5, len(grids))).round().astype(int)
         return tuple(grids[i] for i in dict.fromkeys(chosen))

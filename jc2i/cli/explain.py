@@ -17,6 +17,8 @@ import tyro
 
 from jc2i import checks, commands, data, models, parallel, query, tracing
 from jc2i.cli import results, subject
+from jc2i.data.image_files import Decoding, decode, header
+from jc2i.data.pixels import Resizing
 from jc2i.files import opened, try_writing_in
 
 LONG = 100
@@ -166,7 +168,8 @@ class _Photographs:
     def __init__(self, options: Explain, paths: Sequence[Path], model: models.Classifier):
         self.options, self.paths = options, paths
         resizing = subject.resizing(options, model)
-        self._decode = functools.partial(_read, channels=model.channels, **resizing)
+        reading = {"channels": model.channels, "max_pixels": options.max_pixels}
+        self._decode = functools.partial(_read, **reading, resizing=resizing)
         self._places = results.places(paths, options.out, options.method)
         self.blank = np.zeros((*resizing["size"], model.channels), np.uint8)
         self.wanted = set(range(len(paths)))
@@ -328,10 +331,14 @@ def _check_layer(options: Explain, method: Any, model: models.Classifier) -> Non
     jax.eval_shape(lambda x: method.func(score, x, np.zeros(1, int), **method.keywords), images)
 
 
-def _read(path: Path, channels: int, **resizing: Any) -> np.ndarray:
-    image = data.read_image(path, channels=channels)
-    height, width = image.shape[:2]
+def _read(
+    path: Path, channels: int, max_pixels: int | None, resizing: dict[str, Any]
+) -> np.ndarray:
+    name = str(path)
+    decoding = Decoding() if max_pixels is None else Decoding(max_pixels=max_pixels)
+    contents = decoding.read(path)
+    height, width = header(contents, name, decoding).size
     smallest = subject.SMALLEST
     takes = f"an image of at least {smallest}x{smallest} pixels"
-    checks.require(min(height, width) >= smallest, str(path), f"{height}x{width} pixels", takes)
-    return data.resize(image[None], **resizing)[0]
+    checks.require(min(height, width) >= smallest, name, f"{height}x{width} pixels", takes)
+    return decode(contents, name, channels, Resizing(**resizing), decoding)

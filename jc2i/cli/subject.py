@@ -17,8 +17,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jc2i import calibrators, checks, data, explainers, models, parallel, query, scores, tracing
-from jc2i.files import try_writing_in
+from jc2i import (
+    calibrators,
+    checks,
+    data,
+    explainers,
+    files,
+    models,
+    parallel,
+    query,
+    scores,
+    tracing,
+)
 from jc2i.options import from_words
 
 DEFAULT_BATCH = 32
@@ -38,6 +48,9 @@ SMALLEST, LARGEST = 8, 8192
 
 SEEDS = 2**32
 """Seeds that differ: of a larger number JAX keeps the last 32 bits."""
+
+LONGEST_LINE = 1000
+"""Bytes of a class's name, on average."""
 
 IMAGENET = "efficientnet-lite0"
 """A pretrained name whose classes are ImageNet's."""
@@ -82,6 +95,11 @@ class Subject:
     batch_size: int | None = None
     """Most model evaluations at a time on a device; default: 32, or as many as a quarter of a
     gigabyte of a gradient's values allows."""
+    max_pixels: int | None = None
+    """Most pixels of an image file that are decoded; default: 25 million."""
+    max_bytes: int | None = None
+    """Most bytes that the weights, model, calibrator or archive of labelled images may take;
+    default: of each its own (SECURITY.md)."""
     device: str | None = None
     """cpu, gpu or tpu; default: the best there is, and all of its kind."""
     seed: int = 0
@@ -101,6 +119,7 @@ def check(options: Subject) -> None:
     if options.batch_size is not None:
         checks.count(batch_size=options.batch_size)
     checks.count(classes=options.classes)
+    checks.count(**limits(options))
     takes = f"a whole number from 0 to {SEEDS - 1}"
     checks.require(0 <= options.seed < SEEDS, "seed", options.seed, takes)
     if options.save_calibrator is not None:
@@ -108,19 +127,27 @@ def check(options: Subject) -> None:
         takes = "--calibration with labelled images to fit one on"
         checks.require(fits, "save_calibrator", str(options.save_calibrator), takes)
         refuse_existing(options.save_calibrator, options.overwrite)
-        try_writing_in(options.save_calibrator.parent)
+        files.try_writing_in(options.save_calibrator.parent)
+
+
+def limits(options: Subject, *names: str) -> dict[str, int]:
+    """Those of `max_pixels` and `max_bytes` that are given, as what reads files takes them."""
+    given = {"max_pixels": options.max_pixels, "max_bytes": options.max_bytes}
+    wanted = {name: given[name] for name in names or given}
+    return {name: most for name, most in wanted.items() if most is not None}
 
 
 def load_model(options: Subject) -> models.Classifier:
     """The model that the options name."""
     if options.weights is None:
-        return models.load(options.model)
+        return models.load(options.model, **limits(options, "max_bytes"))
     return models.from_torch(
         options.model,
         options.weights,
         classes=options.classes,
         mean=options.mean,
         std=options.std,
+        **limits(options, "max_bytes"),
     )
 
 
@@ -151,7 +178,7 @@ def labelled(
     options: Subject, model: models.Classifier, path: str | Path, split: str
 ) -> data.Dataset:
     """A labelled data set whose labels are the model's classes."""
-    load = functools.partial(data.load, path, split, **resizing(options, model))
+    load = functools.partial(data.load, path, split, **resizing(options, model), **limits(options))
     if options.folders is not None:
         return load(classes=_lines("folders", options.folders, model.classes))
     name = _published(options, model)
@@ -175,7 +202,7 @@ def _published(options: Subject, model: models.Classifier) -> str | None:
 
 def _lines(argument: str, path: Path, count: int) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = files.read(path, argument, count * LONGEST_LINE, "").decode().splitlines()
     except UnicodeDecodeError:
         raise checks.invalid(argument, f"{path}, which is no text", "a text file") from None
     takes = f"one for each of the model's {count} classes"
@@ -210,7 +237,7 @@ def load_calibrator(
         return None
     path = Path(options.calibration)
     if _is_calibrator(path):
-        return _fitting(calibrators.load(path), model)
+        return _fitting(calibrators.load(path, **limits(options, "max_bytes")), model)
     return fit_calibrator(options, model, labelled(options, model, path, "all"), devices, resume)
 
 

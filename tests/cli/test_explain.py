@@ -342,6 +342,12 @@ def test_images_of_one_name_get_their_folders(run, photographs, tmp_path):
         (["PHOTO", "--seed", "-1"], "seed: got -1, takes a whole number from 0 to 4294967295"),
         (["PHOTO", "--batch-size", "0"], "batch_size: got 0, takes a whole number above 0"),
         (["PHOTO", "--class-names", "PHOTO"], "class_names: got PHOTO, which is no text, takes a"),
+        (
+            ["PHOTO", "--class-names", "LONG"],
+            "class_names: got LONG, 3001 bytes, takes at most 3000",
+        ),
+        (["PHOTO", "--max-pixels", "0"], "max_pixels: got 0, takes a whole number above 0"),
+        (["PHOTO", "--max-bytes", "0"], "max_bytes: got 0, takes a whole number above 0"),
         (["PHOTO", "--target", "3"], "target: got 3, takes 0 to 2, or the name of a class"),
         (
             ["PHOTO", "--target", "cat"],
@@ -363,15 +369,32 @@ def test_images_of_one_name_get_their_folders(run, photographs, tmp_path):
     ],
 )
 def test_what_cannot_be_done_has_one_clear_line(
-    run, photographs, tmp_path, monkeypatch, arguments, message
+    run, photographs, tmp_path, tmp_path_factory, monkeypatch, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
-    photo = photographs / "first.jpg"
-    arguments = [photo if a == "PHOTO" else a for a in arguments]
-    code, output, errors = run("explain", *arguments)
+    files = {"PHOTO": photographs / "first.jpg", "LONG": tmp_path_factory.mktemp("text") / "names"}
+    files["LONG"].write_text("x" * 3001)
+    code, output, errors = run("explain", *(files.get(a, a) for a in arguments))
     assert (code, output) == (2, "") and errors.count("\n") == 1
-    assert errors.startswith(f"jc2i: {message.replace('PHOTO', str(photo))}"), errors
+    for name, path in files.items():
+        message = message.replace(name, str(path))
+    assert errors.startswith(f"jc2i: {message}"), errors
     assert not list(tmp_path.iterdir())
+
+
+def test_limits_of_what_is_read_are_raised_and_lowered(run, photographs, tmp_path, saved_model):
+    """A JPEG above the limit is decoded at a part of its sides where that leaves the model's."""
+    image = Image.new("RGB", (120, 100), "teal")
+    for name in ("large.jpg", "large.png"):
+        image.save(tmp_path / name)
+    code, output, errors = run("explain", tmp_path, "--out", tmp_path, "--max-pixels", 3000)
+    assert code == 1 and "large.jpg.grad-cam.npy" in output
+    takes = "large.png: got an image too large: 100x120, 12000 pixels, takes at most 3000 pixels"
+    assert takes in errors and errors.count("\n") == 1
+    code, output, errors = run("explain", tmp_path, "--out", tmp_path)
+    assert code == 0 and "large.png.grad-cam.npy" in output
+    code, output, errors = run("explain", photographs, "--out", tmp_path, "--max-bytes", 1000)
+    assert code == 2 and "at most 1000" in errors and "max_bytes" in errors
 
 
 def test_long_work_is_announced_and_says_how_long_it_will_take(

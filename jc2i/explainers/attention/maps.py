@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -47,14 +47,14 @@ def names(
         model that names none.
     """
     every = taps.names(model, images)
-    square = [name for name, a in every.items() if _is_attention(a.shape, images)]
+    square = square_maps(every, images)
     takes = (
         f"one of {', '.join(square)}"
         if square
         else ("a model that names its attention maps [batch, heads, tokens, tokens]")
     )
     if layer is None:
-        named = tuple(name for name in square if is_named(name))
+        named = tuple(filter(is_named, square))
         takes += ', or a model that names them so ("attention", "attn")' if square else ""
         checks.require(bool(named), "layer", None, takes)
         return named
@@ -65,6 +65,14 @@ def names(
         got = f"{name!r}, {checks.describe(every[name])}" if name in every else repr(name)
         checks.require(name in square, "layer", got, takes)
     return tuple(name for name in square if name in asked)
+
+
+def square_maps(
+    activations: Mapping[str, jax.ShapeDtypeStruct],
+    images: Float[checks.Array, "batch height width channel"],
+) -> list[str]:
+    """The names of a model's activations that may be attention maps, by their shape."""
+    return [name for name, a in activations.items() if _is_attention(a.shape, images)]
 
 
 def is_named(name: str) -> bool:

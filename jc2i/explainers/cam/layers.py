@@ -205,6 +205,28 @@ def chosen(
     return layer, found[0]
 
 
+def up_to_default(
+    model: Callable, images: Float[checks.Array, "batch height width channel"]
+) -> list[str]:
+    """The layers on a grid over the image, features last, from the first to the one None chooses.
+
+    Args:
+      model: images -> scores, any JAX function.
+      images: images that the model accepts.
+
+    Returns:
+      Their names: of values on a grid, or, where that one's are tokens, of tokens.
+
+    Raises:
+      ValueError: for a model that names no such layer.
+    """
+    last, _ = chosen(model, images, None)
+    shapes = {name: found.shape for name, found in taps.names(model, images).items()}
+    alike = [name for name, shape in shapes.items() if len(shape) == len(shapes[last])]
+    listed = [name for name in alike if -1 in _feature_axes(shapes[name], images, None)]
+    return listed[: listed.index(last) + 1]
+
+
 def _default(
     listed: dict[str, tuple[int, ...]],
     shapes: dict[str, tuple[int, ...]],

@@ -76,6 +76,12 @@ def test_the_tokens_meant_by_none_still_reach_the_score():
         layers.chosen(lambda images: transformer(images, 1, attention=False), IMAGES, None)
 
 
+def test_layers_up_to_the_one_meant_by_none():
+    assert layers.up_to_default(lambda images: transformer(images, 1), IMAGES) == ["tokens"]
+    found = layers.up_to_default(lambda images: transformer(images, 0), IMAGES)
+    assert found == ["tokens", "mixed"]
+
+
 def test_a_class_token_alone_is_not_the_layer_meant_by_none():
     def model(images):
         found, behind = taps.cut(lambda images: transformer(images, 1), images, "mixed")
