@@ -6,8 +6,6 @@ import dataclasses
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jc2i
@@ -149,9 +147,9 @@ class Subject(CommonSubject):
         return 0.0 if self.study.baseline == "zero" else "blur"
 
     @property
-    def one(self) -> jax.ShapeDtypeStruct:
-        """An image explained, as its shape."""
-        return jax.ShapeDtypeStruct((1, *self.images.shape[1:]), jnp.float32)
+    def one(self) -> np.ndarray:
+        """An image of the shape of those explained."""
+        return np.zeros((1, *self.images.shape[1:]), np.float32)
 
     @cached_property
     def has_attention(self) -> bool:
