@@ -518,7 +518,8 @@ def test_a_process_that_dies_is_said(tmp_path, of_two):
         tag="x",
     )
     np.testing.assert_array_equal(found, np.arange(16.0))
-    assert len(computed) == 4  # of eight batches, two rounds of two were kept
+    # Of eight batches two rounds of two were done, of which the last may not have been kept yet.
+    assert len(computed) in (4, 6)
 
 
 def test_without_other_processes_there_is_no_run_of_several(monkeypatch):

@@ -84,10 +84,7 @@ def test_relevances_of_a_residual_network_equal_zennits(network, zennit, name):
     compare(network, zennit, "resnet20_cifar B", name)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["epsilon", "w_square", "flat"])
-def test_relevances_equal_zennits_in_float64(network, zennit, name):
-    # Some of their sums are so near zero that float32 is an hundredth of the largest value off.
+def compare_in_float64(network, zennit, case, name):
     with jax.enable_x64(True):
 
         def in_float64(case):
@@ -95,7 +92,14 @@ def test_relevances_equal_zennits_in_float64(network, zennit, name):
             compute_in(model, "float64")
             return lambda images: model.forward(model.preprocess(images))
 
-        compare(in_float64, zennit, "resnet20_cifar B", name, np.float64)
+        compare(in_float64, zennit, case, name, np.float64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["epsilon", "w_square", "flat"])
+def test_relevances_equal_zennits_in_float64(network, zennit, name):
+    # Some of their sums are so near zero that float32 is an hundredth of the largest value off.
+    compare_in_float64(network, zennit, "resnet20_cifar B", name)
 
 
 @pytest.mark.slow
@@ -111,7 +115,8 @@ def test_relevances_equal_zennits_in_float64(network, zennit, name):
 )
 @pytest.mark.parametrize("case", ["resnet20_cifar A", "resnet18", "vgg16_bn_cifar"])
 def test_relevances_of_other_networks_equal_zennits(network, zennit, case, name):
-    compare(network, zennit, case, name)
+    # In float32 a rectifier whose input is near zero may be open on one kind of CPU alone.
+    compare_in_float64(network, zennit, case, name)
 
 
 @pytest.mark.slow
