@@ -143,14 +143,27 @@ def finish(command: Sequence[str]) -> None:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """The results in a folder, without what was kept on the way, nor the dates in JSON files."""
-    left_out = ("kept", "cache", "model.checkpoint")
-    return {
-        str(path.relative_to(out)): b"" if path.suffix == ".json" else path.read_bytes()
-        for path in sorted(out.rglob("*"))
-        if path.is_file() and path.relative_to(out).parts[0] not in left_out
-        if path.name != "report.html"  # which holds the date
-    }
+    """The results in a folder, without what was kept on the way, nor the dates in JSON files.
+
+    Of a saved model these are its weights: the library that writes them names its files at random.
+    """
+    import jax
+
+    from jc2i import models
+
+    found = {}
+    for path in sorted(out.rglob("*")):
+        place = path.relative_to(out)
+        if path.is_dir() or place.parts[0] in ("kept", "cache", "model.checkpoint"):
+            continue
+        if path.name == "model.json":
+            weights = jax.tree.leaves(models.load(path.parent))
+            found[str(place)] = b"".join(np.asarray(leaf).tobytes() for leaf in weights)
+        elif path.suffix == ".json":
+            found[str(place)] = b""
+        elif "weights" not in place.parts and path.name != "report.html":  # which holds the date
+            found[str(place)] = path.read_bytes()
+    return found
 
 
 def whole(out: Path) -> bool:
