@@ -96,13 +96,18 @@ def as_pytree(argument: str, function: Any, takes: str) -> Any:
     """A callable as a callable pytree: leaves that hold arrays of their own are opened.
 
     Raises:
-      ValueError: if it cannot be called.
+      ValueError: if it cannot be called, or taken apart: an attribute leads back to it, say.
     """
     if not callable(function):  # described only then: a model's weights are fetched to be printed
         raise checks.invalid(argument, checks.describe(function), takes)
-    if not _is_leaf(function):
-        return function
-    opened = _opened(function)
+    try:
+        if not _is_leaf(function):
+            return function
+        opened = _opened(function)
+    except Exception as error:  # one that holds itself, or a dict whose keys have no order
+        why = f"{type(error).__name__}: {error}"
+        got = f"an object of {type(function).__name__} that JAX cannot take apart ({why})"
+        raise checks.invalid(argument, got, takes) from error
     return PlainFunction(opened) if _is_leaf(opened) else opened
 
 

@@ -19,10 +19,13 @@ from jc2i import checks, commands, data, models, parallel, query, tracing
 from jc2i.cli import results, subject
 from jc2i.data.image_files import Decoding, decode, header
 from jc2i.data.pixels import Resizing
-from jc2i.files import opened, try_writing_in
+from jc2i.files import one_line, opened, try_writing_in
 
 LONG = 100
 """Evaluations of the model that are announced before they are made."""
+
+LONGEST_TITLE = 100
+"""Characters of a class's name above its map."""
 
 WATCHED = 1000
 """Evaluations from which progress within a batch is worth compiling a program that is not kept."""
@@ -83,7 +86,7 @@ def explain(options: Explain) -> int:
         def write(items: np.ndarray, found: Any) -> None:
             numbers = missing.numbers[items].tolist()
             for number, chances, goal, saliency in zip(numbers, *found, strict=True):
-                title = f"{names[goal]}, {chances[goal]:.0%}"
+                title = f"{one_line(names[goal], LONGEST_TITLE)}, {chances[goal]:.0%}"
                 place = photographs.write(number, saliency, title)
                 if place:
                     about = (paths[number], place, chances, int(goal), names, options.top)
@@ -264,13 +267,14 @@ def _listed(
     names: Sequence[str],
     top: int,
 ) -> str:
-    """What is said of a photograph: its classes and files."""
+    """What is said of a photograph: its classes and files, which may be named by anybody."""
     best = list(np.argsort(-probabilities, kind="stable")[:top])
     lines = [str(path)]
     for index in best if target in best else [*best, target]:
         mark = "*" if index == target else " "
         lines.append(f"  {mark} {probabilities[index]:6.1%}  {names[index]}")
-    return "\n".join([*lines, f"  {place.overlay} {place.array}"])
+    lines.append(f"  {place.overlay} {place.array}")
+    return "\n".join(map(commands.printable, lines))
 
 
 def _image_files(given: Sequence[Path]) -> list[Path]:

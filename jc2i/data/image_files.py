@@ -197,6 +197,8 @@ def decode(
             got = f"{bits} bits a channel" if bits > 8 else f"pixels of mode {image.mode!r}"
             raise invalid(name, got, "8 bits a channel")
         turn = _turn(image, parts)
+        upright = Header(_stored_size(image), turn if decoding.upright else _TURNS[1]).size
+        resizing.require_fits(name, upright)
         _reduce(image, name, parts, turn, resizing, decoding)
         with _LIFTED:
             image.load()

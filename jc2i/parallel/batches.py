@@ -96,9 +96,7 @@ def map_batches(
     if not isinstance(progress, str):
         progress = checks.flag("progress", progress)
     watched = checks.flag("watched", watched)
-    takes = "a folder, or None"
-    is_path = resume is None or isinstance(resume, str | os.PathLike)
-    checks.require(is_path, "resume", checks.describe(resume), takes)
+    folder = None if resume is None else Path(checks.path("resume", resume))
     checks.require(isinstance(tag, str), "tag", checks.describe(tag), "a text")
     fetch, length = _indexing(dataset)
     size = min(batch_size, length)
@@ -110,8 +108,8 @@ def map_batches(
     # and it holds the lock for all of them.
     first = hosts.is_first() or not several
     store = None
-    if resume is not None and first:
-        store = _store(Path(resume), function, tag, (model, key, size))
+    if folder is not None and first:
+        store = _store(folder, function, tag, (model, key, size))
     with (
         store.alone() if store else contextlib.nullcontext(),
         full_precision(),
@@ -183,8 +181,8 @@ def _indexing(dataset: Any) -> tuple[Callable[[np.ndarray], tuple], int]:
     checks.require(not isinstance(dataset, list), "dataset", "a list", takes)
     if isinstance(dataset, tuple):
         for entry in dataset:
-            is_array = isinstance(entry, jax.Array | np.ndarray) and entry.ndim > 0
-            checks.require(is_array, "dataset", f"a tuple with {type(entry).__name__}", takes)
+            is_array = checks.is_array(entry) and entry.ndim > 0
+            checks.require(is_array, "dataset", f"a tuple with {checks.describe(entry)}", takes)
         checks.require(len(dataset) > 0, "dataset", "an empty tuple", takes)
         lengths = {len(array) for array in dataset}
         one = len(lengths) == 1
@@ -197,7 +195,10 @@ def _indexing(dataset: Any) -> tuple[Callable[[np.ndarray], tuple], int]:
         has = hasattr(type(dataset), "__len__") and hasattr(type(dataset), "__getitem__")
         by_index = has and not isinstance(dataset, str | bytes | Mapping)
         checks.require(by_index, "dataset", checks.describe(dataset), takes)
-        length = len(dataset)
+        try:
+            length = len(dataset)
+        except Exception:  # of a class of enumerated numbers, say
+            raise checks.invalid("dataset", checks.describe(dataset), takes) from None
 
         def fetch(index: np.ndarray) -> tuple:
             try:

@@ -30,8 +30,7 @@ def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """
     takes = "a list of different devices, at least one, or None"
     got = checks.describe(devices)
-    several = devices is None or isinstance(devices, list | tuple | np.ndarray)
-    checks.require(several, "devices", got, takes)
+    checks.require(devices is None or checks.is_several(devices), "devices", got, takes)
     devices = jax.devices() if devices is None else list(devices)
     fits = all(isinstance(device, jax.Device) for device in devices)
     fits = fits and 0 < len(devices) == len(set(devices))
@@ -58,7 +57,7 @@ def shard(arrays: Any, mesh: Mesh) -> Any:
 
     def place(array: Any) -> jax.Array:
         takes = f"arrays whose leading axis is a multiple of the mesh's {mesh.size} devices"
-        is_array = isinstance(array, jax.Array | np.ndarray) and array.ndim > 0
+        is_array = checks.is_array(array) and array.ndim > 0
         checks.require(is_array, "arrays", checks.describe(array), takes)
         if isinstance(array, np.ndarray):
             array = checks.held("arrays", checks.array("arrays", array, takes, of=checks.REAL))
@@ -71,7 +70,12 @@ def shard(arrays: Any, mesh: Mesh) -> Any:
             place(jax.random.key_data(array)), impl=jax.random.key_impl(array)
         )
 
-    return jax.tree.map(place, arrays)
+    try:
+        leaves, structure = jax.tree.flatten(arrays)
+    except (RecursionError, SystemError):
+        takes = "arrays in dicts, lists and tuples"
+        raise checks.invalid("arrays", "what holds itself, or is too deep", takes) from None
+    return jax.tree.unflatten(structure, map(place, leaves))
 
 
 def replicate(arrays: Any, mesh: Mesh) -> Any:
