@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import hashlib
 import sys
@@ -289,7 +290,7 @@ def _image_files(given: Sequence[Path]) -> list[Path]:
         elif path.exists():
             files.append(path)
         else:
-            raise FileNotFoundError(f"{path}: no such file or folder")
+            raise FileNotFoundError(errno.ENOENT, "no such file or folder", str(path))
     photographs = [path for path in dict.fromkeys(files) if not results.is_overlay(path)]
     got = f"{given[0]}, where there is nothing but what an earlier run made"
     checks.require(bool(photographs), "images", got, "photographs")
@@ -313,7 +314,8 @@ def _announce(options: Explain, method: Any, shape: tuple[int, ...]) -> bool:
 def _class_of(text: str, names: Sequence[str]) -> int:
     if text.isdecimal():
         takes = f"0 to {len(names) - 1}, or the name of a class"
-        checks.require(int(text) < len(names), "target", text, takes)
+        few = len(text) <= len(str(len(names)))  # digits, of which Python reads no more than 4,300
+        checks.require(few and int(text) < len(names), "target", text, takes)
         return int(text)
     exact = [i for i, name in enumerate(names) if name.casefold() == text.casefold()]
     found = exact or [i for i, name in enumerate(names) if text.casefold() in name.casefold()]

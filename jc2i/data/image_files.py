@@ -161,7 +161,8 @@ def read_image(
       OSError: it cannot be read.
     """
     name = checks.path("path", path)
-    require(channels in (1, 3), "channels", checks.describe(channels), "1 or 3")
+    channels = checks.whole("channels", channels, "1 or 3")
+    require(channels in (1, 3), "channels", channels, "1 or 3")
     resizing, decoding = Resizing(size, crop_fraction, interpolation), Decoding(upright, max_pixels)
     return decode(decoding.read(name), name, channels, resizing, decoding)
 
