@@ -121,6 +121,18 @@ KINDS = {
 }
 """The dtypes that an array may be asked to have one of."""
 
+
+def holds(value: Any, *kinds: Any) -> bool:
+    """Whether an array is of one of some kinds of dtypes. A duration, to NumPy an integer, is not.
+
+    Args:
+      value: an array.
+      *kinds: of `KINDS`, or others of NumPy's and JAX's.
+    """
+    is_duration = getattr(value.dtype, "kind", "") == "m"
+    return not is_duration and any(jax.dtypes.issubdtype(value.dtype, kind) for kind in kinds)
+
+
 NUMERIC = tuple(KINDS)
 REAL = NUMERIC[:3]
 
@@ -150,7 +162,7 @@ def array(
     """
     require(is_array(value), argument, describe(value), takes)
     value = native(value)
-    fits = any(jnp.issubdtype(value.dtype, KINDS[kind]) for kind in of)
+    fits = holds(value, *(KINDS[kind] for kind in of))
     if shape is not None:
         fits = fits and value.ndim == len(shape)
         fits = fits and all(
@@ -233,7 +245,7 @@ def vector(argument: str, values: Any, takes: str) -> np.ndarray:
             values = np.asarray(values)
         except Exception:  # lists of different lengths
             raise invalid(argument, describe(values), takes) from None
-    require(is_concrete(values), argument, "a tracer", f"{takes}, not under jit or vmap")
+    require_concrete(argument, values, takes)
     return np.asarray(array(argument, values, takes, of=REAL, shape=(None,))).astype(np.float64)
 
 
@@ -282,7 +294,8 @@ def number(
     """
     item = item_of(got)
     if isinstance(item, Tracer):
-        require(traced, argument, "a tracer", f"{takes}, not under jit or vmap")
+        if not traced:
+            require_concrete(argument, item, takes)
         real = any(jnp.issubdtype(item.dtype, kind) for kind in (jnp.floating, jnp.integer))
         require(real and item.ndim == 0, argument, describe(got), takes)
         return item
@@ -386,6 +399,11 @@ def _plain(argument: str, got: Any, takes: str) -> None:
 def is_concrete(*values: object) -> bool:
     """Whether the values can be looked at (none is a tracer of jit, vmap or grad)."""
     return not any(isinstance(value, Tracer) for value in values)
+
+
+def require_concrete(argument: str, value: Any, takes: str) -> None:
+    """Refuses what is being traced, where its values are looked at."""
+    require(is_concrete(value), argument, "a tracer", f"{takes}, not under jit or vmap")
 
 
 class _Shown(reprlib.Repr):

@@ -443,6 +443,7 @@ _MAPS = "a map[height, width] of real numbers"
 
 def _images(argument: str, images: Any) -> np.ndarray:
     given = checks.array(argument, images, _IMAGES, of=("float", "integer"), shape=(None,) * 4)
+    checks.require_concrete(argument, given, _IMAGES)
     images = np.asarray(given)
     require(images.size > 0, argument, describe(images), _IMAGES)
     if images.shape[-1] not in (1, 3):
@@ -465,6 +466,7 @@ def _maps(argument: str, maps: Any, name: str | None, count: int) -> np.ndarray:
     given = checks.array(argument, maps, takes, of=checks.REAL, shape=(None,) * 3)
     got = describe(given) + ("" if name is None else f" for {name!r}")
     require(len(given) == count and given.size > 0, argument, got, takes)
+    checks.require_concrete(argument, given, takes)
     values = np.asarray(given).astype(np.float64)
     return np.where(np.isfinite(values), values, np.nan)
 
@@ -507,7 +509,10 @@ def _interval(argument: str, interval: Any, name: str) -> list[float]:
     takes = "(estimate, low, high), numbers"
     fits = checks.is_several(interval) and len(interval) >= 3
     require(fits, argument, f"{describe(interval)} for {name!r}", takes)
-    return [checks.number(argument, part, takes, lambda part: True) for part in interval[:3]]
+    return [
+        checks.number(argument, part, takes, lambda part: True, traced=False)
+        for part in interval[:3]
+    ]
 
 
 def _show_image(axes: Axes, image: np.ndarray) -> None:

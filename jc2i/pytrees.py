@@ -216,7 +216,7 @@ def join(arrays: list[Any], rest: Rest) -> Any:
 def is_array(value: Any) -> bool:
     """Whether a leaf is an argument of a compiled program: an array, or a number with a point."""
     if isinstance(value, np.ndarray | np.generic):
-        numeric = np.issubdtype(value.dtype, np.number) or value.dtype.kind == "V"  # bfloat16
+        numeric = checks.holds(value, np.number) or value.dtype.kind == "V"  # bfloat16
         return bool(numeric or (value.dtype == bool and value.ndim > 0))
     return isinstance(value, jax.Array | float | complex)
 

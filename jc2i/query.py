@@ -222,7 +222,8 @@ def known_method(function: Any) -> Method | None:
     """What is known of a method, also of one with some options fixed; None of another function."""
     while isinstance(function, functools.partial):
         function = function.func
-    return getattr(function, "method", None)
+    found = getattr(function, "method", None)
+    return found if isinstance(found, Method) else None  # another's attribute of that name
 
 
 def methods(namespace: types.ModuleType) -> dict[str, Callable]:

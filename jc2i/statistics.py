@@ -179,6 +179,7 @@ def statistic_interval(
         raise invalid("arrays", checks.describe(arrays), "a tuple of arrays")
     takes = "a tuple of arrays of the same images"
     for one in arrays:
+        checks.require_concrete("arrays", one, takes)
         checks.require(checks.is_array(one), "arrays", f"{checks.describe(one)} among them", takes)
     hosted = [np.asarray(array) for array in arrays]
     counts = sorted({array.shape[0] if array.ndim else 0 for array in hosted})

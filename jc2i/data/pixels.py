@@ -16,11 +16,11 @@ from jc2i.checks import (
     array,
     describe,
     invalid,
-    is_concrete,
     is_several,
     number,
     one_of,
     require,
+    require_concrete,
     whole,
 )
 
@@ -170,7 +170,7 @@ def in_range(
     """
     takes = "uint8 in 0..255 or float in [0, 1]"
     images = array(argument, images, f"an array of {takes}", of=NUMERIC)
-    require(is_concrete(images), argument, "a tracer", f"{takes}, not under jit or vmap")
+    require_concrete(argument, images, takes)
     images = np.asarray(images)
     if images.dtype == np.uint8:
         return images

@@ -183,6 +183,7 @@ def _indexing(dataset: Any) -> tuple[Callable[[np.ndarray], tuple], int]:
         for entry in dataset:
             is_array = checks.is_array(entry) and entry.ndim > 0
             checks.require(is_array, "dataset", f"a tuple with {checks.describe(entry)}", takes)
+            checks.require_concrete("dataset", entry, takes)
         checks.require(len(dataset) > 0, "dataset", "an empty tuple", takes)
         lengths = {len(array) for array in dataset}
         one = len(lengths) == 1

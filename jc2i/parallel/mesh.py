@@ -59,6 +59,7 @@ def shard(arrays: Any, mesh: Mesh) -> Any:
         takes = f"arrays whose leading axis is a multiple of the mesh's {mesh.size} devices"
         is_array = checks.is_array(array) and array.ndim > 0
         checks.require(is_array, "arrays", checks.describe(array), takes)
+        checks.require_concrete("arrays", array, takes)
         if isinstance(array, np.ndarray):
             array = checks.held("arrays", checks.array("arrays", array, takes, of=checks.REAL))
         if array.shape[0] % mesh.size or not array.shape[0]:
@@ -92,7 +93,7 @@ def replicate(arrays: Any, mesh: Mesh) -> Any:
 
     def place(leaf: Any) -> Any:
         is_array = isinstance(leaf, jax.Array | np.ndarray | np.generic)
-        held = is_array and any(jnp.issubdtype(leaf.dtype, kind) for kind in _HELD)
+        held = is_array and checks.holds(leaf, *_HELD)
         return jax.device_put(leaf, everywhere) if held else leaf
 
     return jax.tree.map(place, arrays)

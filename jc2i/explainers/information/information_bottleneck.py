@@ -278,6 +278,7 @@ def activation_statistics(
         images = [images[i : i + batch_size] for i in range(0, max(1, len(images)), batch_size)]
     count, mean, squares = 0, np.zeros(()), np.zeros(())
     for batch in images:
+        checks.require_concrete("images", batch, takes)
         batch = checks.images("images", batch)
         wide = batch.astype(jnp.promote_types(batch.dtype, jnp.float32))
         with full_precision():
