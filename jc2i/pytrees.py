@@ -191,6 +191,24 @@ def rebuilt(value: Any) -> Any:
     return built
 
 
+def flattened(argument: str, tree: Any) -> tuple[list[Any], Any]:
+    """A pytree's leaves, and its structure.
+
+    Args:
+      argument: what a refusal calls it.
+      tree: the pytree.
+
+    Raises:
+      ValueError: it holds itself, is too deep, or has a dict whose keys have no order.
+    """
+    try:
+        return jax.tree.flatten(tree)
+    except Exception as error:  # JAX has no common type for what a pytree cannot be
+        got = f"{checks.describe(tree)}, which JAX cannot take apart ({error})"
+        takes = "leaves in dicts, lists and tuples"
+        raise checks.invalid(argument, got, takes) from error
+
+
 def split(tree: Any) -> tuple[list[Any], Rest]:
     """A pytree's arrays, and all the rest of it as something hashable.
 

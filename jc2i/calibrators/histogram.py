@@ -60,7 +60,8 @@ class Histogram:
 
 
 def _check(values: dict[str, Any]) -> None:
-    values["bins"] = checks.whole("bins", values["bins"], "a whole number above 1", 2, checks.MOST)
+    takes = "a whole number above 1"
+    values["bins"] = checks.whole("bins", values["bins"], takes, 2, labelled.MOST_BINS)
     labelled.number(values, "floor", "a number between 0 and 1", lambda got: 0 < got < 1)
 
 

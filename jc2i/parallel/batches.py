@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from jc2i import checks, streaming
+from jc2i import checks, pytrees, streaming
 from jc2i.parallel import hosts, identity, sinks
 from jc2i.parallel.mesh import one_dimensional, part, replicate, shard
 from jc2i.parallel.store import Kept, Store, outline, tree_of
@@ -139,7 +139,7 @@ def map_batches(
             batch = fetch(items) if store else hosts.own_part(fetch, items, mesh)
             with during(len(numbers)):
                 result = compute(items, batch)
-                leaves, structure = jax.tree.flatten(result)
+                leaves, structure = pytrees.flattened("function", result)
                 leaves = [_on_host(leaf, len(items)) for leaf in leaves]
             computed = []
             for place, number in enumerate(numbers):
@@ -283,7 +283,7 @@ def _on_host(leaf: Any, items: int) -> np.ndarray:
     array = np.asarray(leaf)
     takes = f"one that returns arrays[batch, ...] of numbers for its {items} items"
     by_item = array.ndim > 0 and len(array) == items
-    by_item = by_item and any(jnp.issubdtype(array.dtype, kind) for kind in checks.KINDS.values())
+    by_item = by_item and checks.holds(array, *checks.KINDS.values())
     checks.require(by_item, "function", f"one that returns {checks.describe(array)}", takes)
     return array
 
@@ -315,7 +315,7 @@ def _progress(
 
     name = "batches" if progress is True else progress
     columns = (
-        bar.TextColumn("{task.description}"),
+        bar.TextColumn("{task.description}", markup=False),
         bar.BarColumn(),
         bar.TaskProgressColumn(),
         bar.MofNCompleteColumn(),

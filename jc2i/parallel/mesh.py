@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jc2i import checks
+from jc2i import checks, pytrees
 
 AXIS = "batch"
 
@@ -71,11 +71,7 @@ def shard(arrays: Any, mesh: Mesh) -> Any:
             place(jax.random.key_data(array)), impl=jax.random.key_impl(array)
         )
 
-    try:
-        leaves, structure = jax.tree.flatten(arrays)
-    except (RecursionError, SystemError):
-        takes = "arrays in dicts, lists and tuples"
-        raise checks.invalid("arrays", "what holds itself, or is too deep", takes) from None
+    leaves, structure = pytrees.flattened("arrays", arrays)
     return jax.tree.unflatten(structure, map(place, leaves))
 
 
@@ -96,7 +92,8 @@ def replicate(arrays: Any, mesh: Mesh) -> Any:
         held = is_array and checks.holds(leaf, *_HELD)
         return jax.device_put(leaf, everywhere) if held else leaf
 
-    return jax.tree.map(place, arrays)
+    leaves, structure = pytrees.flattened("arrays", arrays)
+    return jax.tree.unflatten(structure, map(place, leaves))
 
 
 _HELD = (jnp.number, jnp.bool_, jax.dtypes.prng_key)
