@@ -101,11 +101,12 @@ def is_several(value: Any) -> bool:
 
 def native(value: Any) -> Any:
     """An array in this machine's byte order, and in a width that JAX mixes with others."""
-    for kind, wide in (jnp.floating, np.float32), (jnp.integer, np.int8):
-        # None of NumPy's own: floats of 8 bits and integers of 4 and 2.
-        narrow = value.dtype.itemsize < 2 and jnp.issubdtype(value.dtype, kind)
-        if narrow and value.dtype.kind == "V":
-            return (value if isinstance(value, Tracer) else np.asarray(value)).astype(wide)
+    if value.dtype.itemsize < 2:
+        floats = jnp.issubdtype(value.dtype, jnp.floating)  # of 8 bits
+        small = jnp.issubdtype(value.dtype, jnp.integer) and value.dtype.kind == "V"  # of 4 bits
+        if floats or small:
+            known = value if isinstance(value, Tracer) else np.asarray(value)
+            return known.astype(np.float32 if floats else np.int8)
     if not isinstance(value, np.ndarray):
         return value
     if value.dtype.kind == "f" and value.dtype.itemsize > 8:

@@ -212,7 +212,7 @@ def method_of(function: Any) -> Method:
     Raises:
       ValueError: if it is not decorated.
     """
-    found = known_method(function)
+    found = known_method(function) if callable(function) else None
     if found is None:
         takes = "a function decorated with jc2i.query.explainer or jc2i.query.metric"
         raise checks.invalid("function", checks.describe(function), takes)
