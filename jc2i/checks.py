@@ -35,7 +35,8 @@ class Refusal(ValueError):
 
 def invalid(argument: str, got: object, takes: str) -> Refusal:
     """The one form of a refusal: which argument, what it got, what it takes. In one line."""
-    argument, got, takes = (" ".join(str(part).split()) for part in (argument, got, takes))
+    got = got if isinstance(got, str) else describe(got)
+    argument, got, takes = (" ".join(part.split()) for part in (argument, got, takes))
     room = max(LINE - len(f"{argument}: got , takes "), 2 * LONGEST)
     got = _short(got, room - min(len(takes), room // 6))
     return Refusal(f"{argument}: got {got}, takes {_short(takes, room - len(got))}")
@@ -86,8 +87,26 @@ def require(condition: bool | np.bool_, argument: str, got: object, takes: str) 
         raise invalid(argument, got, takes)
 
 
+def is_array(value: Any) -> bool:
+    """Whether a value is an array of JAX's or NumPy's, none of whose values is masked or gone."""
+    if isinstance(value, jax.Array):
+        return isinstance(value, Tracer) or not value.is_deleted()
+    return isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray)
+
+
+def is_several(value: Any) -> bool:
+    """Whether a value is a list, a tuple or an array of NumPy's, which has a length."""
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
+
+
 def native(value: Any) -> Any:
-    """An array in this machine's byte order and widths, which are the only ones that JAX takes."""
+    """An array in this machine's byte order, and in a width that JAX mixes with others."""
+    if value.dtype.itemsize < 2:
+        floats = jnp.issubdtype(value.dtype, jnp.floating)  # of 8 bits
+        small = jnp.issubdtype(value.dtype, jnp.integer) and value.dtype.kind == "V"  # of 4 bits
+        if floats or small:
+            known = value if isinstance(value, Tracer) else np.asarray(value)
+            return known.astype(np.float32 if floats else np.int8)
     if not isinstance(value, np.ndarray):
         return value
     if value.dtype.kind == "f" and value.dtype.itemsize > 8:
@@ -102,6 +121,18 @@ KINDS = {
     "complex number": jnp.complexfloating,
 }
 """The dtypes that an array may be asked to have one of."""
+
+
+def holds(value: Any, *kinds: Any) -> bool:
+    """Whether an array is of one of some kinds of dtypes. A duration, to NumPy an integer, is not.
+
+    Args:
+      value: an array.
+      *kinds: of `KINDS`, or others of NumPy's and JAX's.
+    """
+    is_duration = getattr(value.dtype, "kind", "") == "m"
+    return not is_duration and any(jax.dtypes.issubdtype(value.dtype, kind) for kind in kinds)
+
 
 NUMERIC = tuple(KINDS)
 REAL = NUMERIC[:3]
@@ -130,12 +161,9 @@ def array(
     Raises:
       ValueError: for anything else.
     """
-    is_array = isinstance(value, jax.Array | np.ndarray) and not isinstance(
-        value, np.ma.MaskedArray
-    )
-    require(is_array, argument, describe(value), takes)
+    require(is_array(value), argument, describe(value), takes)
     value = native(value)
-    fits = any(jnp.issubdtype(value.dtype, KINDS[kind]) for kind in of)
+    fits = holds(value, *(KINDS[kind] for kind in of))
     if shape is not None:
         fits = fits and value.ndim == len(shape)
         fits = fits and all(
@@ -218,7 +246,7 @@ def vector(argument: str, values: Any, takes: str) -> np.ndarray:
             values = np.asarray(values)
         except Exception:  # lists of different lengths
             raise invalid(argument, describe(values), takes) from None
-    require(is_concrete(values), argument, "a tracer", f"{takes}, not under jit or vmap")
+    require_concrete(argument, values, takes)
     return np.asarray(array(argument, values, takes, of=REAL, shape=(None,))).astype(np.float64)
 
 
@@ -231,7 +259,7 @@ def key(argument: str, value: Any, takes: str = "one jax.random.key") -> jax.Arr
 
 def key_array(argument: str, value: Any, takes: str) -> jax.Array:
     """One key, or an array of keys of one axis, raw ones as JAX's own type."""
-    require(isinstance(value, jax.Array | np.ndarray), argument, describe(value), takes)
+    require(is_array(value), argument, describe(value), takes)
     if not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         raw = value.dtype == jnp.uint32 and value.ndim in (1, 2) and value.shape[-1] == 2
         require(raw, argument, describe(value), takes)
@@ -245,6 +273,8 @@ def number(
     got: Any,
     takes: str = "a number above 0",
     fits: Callable[[float], bool] = lambda number: 0 < number < math.inf,
+    *,
+    traced: bool = True,
 ) -> Any:
     """A real number that fits: Python's, NumPy's, an array of rank 0, or one being traced.
 
@@ -255,6 +285,7 @@ def number(
       fits: whether a number, which may be infinite or NaN, is in range; what float32 cannot hold is
         infinite to it, and what float32 flushes to zero is zero. One that is traced is not asked
         about.
+      traced: whether one that is being traced will do.
 
     Returns:
       The number as Python's, or the traced one as it is.
@@ -264,6 +295,8 @@ def number(
     """
     item = item_of(got)
     if isinstance(item, Tracer):
+        if not traced:
+            require_concrete(argument, item, takes)
         real = any(jnp.issubdtype(item.dtype, kind) for kind in (jnp.floating, jnp.integer))
         require(real and item.ndim == 0, argument, describe(got), takes)
         return item
@@ -306,10 +339,20 @@ def whole(
 
 def path(argument: str, got: Any) -> str:
     """The name of a file or folder, of `str` or `os.PathLike`."""
+    takes = "the path of a file or folder"
     name = os.fspath(got) if isinstance(got, str | os.PathLike) else None
     fits = isinstance(name, str) and name != "" and "\0" not in name
-    require(fits, argument, describe(got), "the path of a file or folder")
+    require(fits, argument, describe(got), takes)
+    try:
+        length = len(os.fsencode(str(name)))
+    except UnicodeEncodeError:  # half of a character
+        raise invalid(argument, describe(got), takes) from None
+    require(length < LONGEST_PATH, argument, f"a text of {length} bytes", takes)
     return str(name)
+
+
+LONGEST_PATH = 4096
+"""Bytes of a path, and the one that ends it, in Linux; elsewhere it is less."""
 
 
 def flag(argument: str, got: Any) -> bool:
@@ -321,11 +364,12 @@ def flag(argument: str, got: Any) -> bool:
 
 def item_of(value: Any) -> Any:
     """What Python has for a NumPy scalar or an array of rank 0."""
-    scalar = isinstance(value, np.generic | np.ndarray | jax.Array) and not np.ndim(value)
+    scalar = (isinstance(value, np.generic) or is_array(value)) and not np.ndim(value)
     if not scalar or isinstance(value, Tracer):
         return value
-    is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-    return value if is_key else np.asarray(value).item()
+    # A key is no number, and nor are a date and a duration, which may be whole numbers to Python.
+    is_none = jnp.issubdtype(value.dtype, jax.dtypes.prng_key) or value.dtype.kind in "mM"
+    return value if is_none else np.asarray(value).item()
 
 
 def one_of(argument: str, got: object, choices: tuple[str, ...]) -> None:
@@ -358,6 +402,11 @@ def is_concrete(*values: object) -> bool:
     return not any(isinstance(value, Tracer) for value in values)
 
 
+def require_concrete(argument: str, value: Any, takes: str) -> None:
+    """Refuses what is being traced, where its values are looked at."""
+    require(is_concrete(value), argument, "a tracer", f"{takes}, not under jit or vmap")
+
+
 class _Shown(reprlib.Repr):
     """The text of a value, of which what is long, deep or many is cut before it is written."""
 
@@ -383,12 +432,20 @@ def _has_shape(value: Any) -> bool:
 
 def describe(value: Any) -> str:
     """An array as its dtype and shape, a long list as its length, anything else as itself."""
-    if isinstance(value, np.generic) and not value.dtype.hasobject and value.dtype.kind != "V":
+    try:
+        return _described(value)
+    except Exception:  # whose text, length or attributes cannot be asked for
+        return f"an object of {type(value).__name__}"
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, np.generic) and value.dtype.kind in "biufcSU":
         return repr(value.item())
     if isinstance(value, np.ndarray) and value.dtype.hasobject and value.ndim == 0:
         return describe(value.item())  # None, say, that NumPy made an array of
     if _has_shape(value):
-        return f"{value.dtype}{list(value.shape)}"
+        gone = isinstance(value, jax.Array) and not is_array(value)
+        return f"{value.dtype}{list(value.shape)}" + (", deleted" if gone else "")
     if isinstance(value, list | tuple) and len(value) > 8:
         return f"a {type(value).__name__} of {len(value)} entries"
     return _short(_SHOWN.repr(value), LONGEST)

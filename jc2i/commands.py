@@ -246,6 +246,11 @@ def reason(error: BaseException) -> str:
     else:
         said = _first_line(error)
         text = f"{type(error).__name__}{f': {said}' if said else ''}"
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """A text without what a terminal would obey, or break a line at."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -7,6 +7,7 @@ unpacked, beyond a number of bytes that an option of the reader raises.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import platform
@@ -59,12 +60,29 @@ def replacing(path: Path) -> Iterator[Path]:
       Where to write it.
 
     Raises:
+      ValueError: there is a device, a pipe or a socket.
       OSError: it cannot be written; the error names `path`.
     """
+    require_replaceable(path)
     partial = partial_of(path)
     with commands.unbroken(partial), naming(path):
         yield partial
         take_place(partial, path)
+
+
+def require_replaceable(path: Path) -> None:
+    """Refuses a place that a file must not take: a device's, which whoever is root could replace.
+
+    Raises:
+      ValueError: there is a device, a pipe or a socket.
+      IsADirectoryError: the path is that of the present folder, or of the uppermost.
+    """
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    with contextlib.suppress(OSError):
+        mode = os.lstat(path).st_mode
+        if not stat.S_ISDIR(mode) and not stat.S_ISLNK(mode):
+            require_regular(path, mode, str(path))
 
 
 def take_place(partial: Path, path: Path) -> None:

@@ -17,6 +17,9 @@ from jc2i.precision import own_promotion
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
+MOST_BINS = 10**4
+"""Bins of a histogram: each has a number for every row."""
+
 ROW_TOLERANCE = 1e-3
 """How near to 1 the rows of logits sum that are taken for probabilities."""
 

@@ -77,7 +77,7 @@ class Numbers:
     def read(self, name: str, value: Any, images: Any) -> Any:
         """The numbers in the images' type."""
         takes = f"{self.number.takes}, or several"
-        several = isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 1
+        several = isinstance(value, list | tuple) or (checks.is_array(value) and value.ndim == 1)
         entries = list(value) if several else [value]
         checks.require(bool(entries), name, checks.describe(value), takes)
         try:

@@ -118,7 +118,7 @@ def saliency_overlay(
     Raises:
       ValueError: when the image has not 1 or 3 channels, or `alpha` is out of range.
     """
-    alpha = checks.number("alpha", alpha, "a number in [0, 1]", lambda alpha: 0 <= alpha <= 1)
+    alpha = checks.number("alpha", alpha, "a number in [0, 1]", lambda a: 0 <= a <= 1, traced=False)
     title = _text("title", title)
     takes = "an array[height, width, channel]"
     given = checks.array("image", image, takes, of=checks.REAL, shape=(None,) * 3)
@@ -443,6 +443,7 @@ _MAPS = "a map[height, width] of real numbers"
 
 def _images(argument: str, images: Any) -> np.ndarray:
     given = checks.array(argument, images, _IMAGES, of=("float", "integer"), shape=(None,) * 4)
+    checks.require_concrete(argument, given, _IMAGES)
     images = np.asarray(given)
     require(images.size > 0, argument, describe(images), _IMAGES)
     if images.shape[-1] not in (1, 3):
@@ -465,6 +466,7 @@ def _maps(argument: str, maps: Any, name: str | None, count: int) -> np.ndarray:
     given = checks.array(argument, maps, takes, of=checks.REAL, shape=(None,) * 3)
     got = describe(given) + ("" if name is None else f" for {name!r}")
     require(len(given) == count and given.size > 0, argument, got, takes)
+    checks.require_concrete(argument, given, takes)
     values = np.asarray(given).astype(np.float64)
     return np.where(np.isfinite(values), values, np.nan)
 
@@ -475,18 +477,25 @@ def _named(argument: str, values: Any) -> list[tuple[str, Any]]:
     require(isinstance(values, Mapping), argument, describe(values), takes)
     named = all(isinstance(name, str) for name in values)
     require(named, argument, f"the names {describe(list(values))}", takes)
-    return list(values.items())
+    return [(_text(argument, name), value) for name, value in values.items()]
 
 
 def _text(argument: str, text: Any) -> str:
-    require(isinstance(text, str), argument, describe(text), "a text")
-    return str(text)
+    """A text as matplotlib takes one that it is not to read as a formula."""
+    fits = isinstance(text, str) and len(text) <= LONGEST_TEXT
+    fits = fits and text == text.encode(errors="replace").decode()  # no half of a character
+    require(fits, argument, describe(text), f"a text of at most {LONGEST_TEXT} characters")
+    return str(text).replace("$", r"\$")
+
+
+LONGEST_TEXT = 500
+"""Characters of a name or title; of a million, matplotlib makes up its mind in a minute."""
 
 
 def _parts(argument: str, curve: Any, name: str, most: int | None = None) -> list[np.ndarray]:
     """A curve's first three parts, of one length."""
     takes = "three arrays of one length"
-    several = isinstance(curve, list | tuple | np.ndarray) and len(curve) >= 3
+    several = checks.is_several(curve) and len(curve) >= 3
     several = several and (most is None or len(curve) == most)
     require(several, argument, f"{describe(curve)} for {name!r}", takes)
     parts = [checks.vector(argument, part, takes) for part in curve[:3]]
@@ -498,9 +507,12 @@ def _parts(argument: str, curve: Any, name: str, most: int | None = None) -> lis
 
 def _interval(argument: str, interval: Any, name: str) -> list[float]:
     takes = "(estimate, low, high), numbers"
-    fits = isinstance(interval, list | tuple | np.ndarray) and len(interval) >= 3
+    fits = checks.is_several(interval) and len(interval) >= 3
     require(fits, argument, f"{describe(interval)} for {name!r}", takes)
-    return [checks.number(argument, part, takes, lambda part: True) for part in interval[:3]]
+    return [
+        checks.number(argument, part, takes, lambda part: True, traced=False)
+        for part in interval[:3]
+    ]
 
 
 def _show_image(axes: Axes, image: np.ndarray) -> None:

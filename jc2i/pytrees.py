@@ -96,13 +96,18 @@ def as_pytree(argument: str, function: Any, takes: str) -> Any:
     """A callable as a callable pytree: leaves that hold arrays of their own are opened.
 
     Raises:
-      ValueError: if it cannot be called.
+      ValueError: if it cannot be called, or taken apart: an attribute leads back to it, say.
     """
     if not callable(function):  # described only then: a model's weights are fetched to be printed
         raise checks.invalid(argument, checks.describe(function), takes)
-    if not _is_leaf(function):
-        return function
-    opened = _opened(function)
+    try:
+        if not _is_leaf(function):
+            return function
+        opened = _opened(function)
+    except Exception as error:  # one that holds itself, or a dict whose keys have no order
+        why = f"{type(error).__name__}: {error}"
+        got = f"an object of {type(function).__name__} that JAX cannot take apart ({why})"
+        raise checks.invalid(argument, got, takes) from error
     return PlainFunction(opened) if _is_leaf(opened) else opened
 
 
@@ -186,6 +191,24 @@ def rebuilt(value: Any) -> Any:
     return built
 
 
+def flattened(argument: str, tree: Any) -> tuple[list[Any], Any]:
+    """A pytree's leaves, and its structure.
+
+    Args:
+      argument: what a refusal calls it.
+      tree: the pytree.
+
+    Raises:
+      ValueError: it holds itself, is too deep, or has a dict whose keys have no order.
+    """
+    try:
+        return jax.tree.flatten(tree)
+    except Exception as error:  # JAX has no common type for what a pytree cannot be
+        got = f"{checks.describe(tree)}, which JAX cannot take apart ({error})"
+        takes = "leaves in dicts, lists and tuples"
+        raise checks.invalid(argument, got, takes) from error
+
+
 def split(tree: Any) -> tuple[list[Any], Rest]:
     """A pytree's arrays, and all the rest of it as something hashable.
 
@@ -211,7 +234,7 @@ def join(arrays: list[Any], rest: Rest) -> Any:
 def is_array(value: Any) -> bool:
     """Whether a leaf is an argument of a compiled program: an array, or a number with a point."""
     if isinstance(value, np.ndarray | np.generic):
-        numeric = np.issubdtype(value.dtype, np.number) or value.dtype.kind == "V"  # bfloat16
+        numeric = checks.holds(value, np.number) or value.dtype.kind == "V"  # bfloat16
         return bool(numeric or (value.dtype == bool and value.ndim > 0))
     return isinstance(value, jax.Array | float | complex)
 

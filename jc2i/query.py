@@ -10,12 +10,13 @@ defined: the command line, the experiments, the benchmarks, the tests and the do
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
 import math
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
@@ -211,7 +212,7 @@ def method_of(function: Any) -> Method:
     Raises:
       ValueError: if it is not decorated.
     """
-    found = known_method(function)
+    found = known_method(function) if callable(function) else None
     if found is None:
         takes = "a function decorated with jc2i.query.explainer or jc2i.query.metric"
         raise checks.invalid("function", checks.describe(function), takes)
@@ -222,7 +223,8 @@ def known_method(function: Any) -> Method | None:
     """What is known of a method, also of one with some options fixed; None of another function."""
     while isinstance(function, functools.partial):
         function = function.func
-    return getattr(function, "method", None)
+    found = getattr(function, "method", None)
+    return found if isinstance(found, Method) else None  # another's attribute of that name
 
 
 def methods(namespace: types.ModuleType) -> dict[str, Callable]:
@@ -289,9 +291,11 @@ def _run(method: Method, values: dict[str, Any]) -> Any:
     arrays, rests, inner = {}, {}, None
     if "explainer" in values:
         explain = values.pop("explainer")
+        takes = "an explainer function"
+        checks.require(callable(explain), "explainer", checks.describe(explain), takes)
         inner = known_method(explain)
         _refuse_unknown(values, method, inner)
-        explain = pytrees.as_pytree("explainer", explain, "an explainer function")
+        explain = pytrees.as_pytree("explainer", explain, takes)
         arrays["explainer"], rests["explainer"] = pytrees.split(explain)
     arguments: dict[str, Any] = {}
     words = []
@@ -316,8 +320,11 @@ def _run(method: Method, values: dict[str, Any]) -> Any:
     rows = min(local, in_flight)
     if method.takes_batch_size and method.role == "explainer" and in_flight > local:
         rows = local * streaming.step_size(int(evaluations), streaming.per_step(local, in_flight))
-    model, classes = _fitting(model, images, rows)
+    with _no_program(method):
+        model, classes = _fitting(model, images, rows)
     arrays["model"], rests["model"] = pytrees.split(model)
+    gone = any(isinstance(x, jax.Array) and not checks.is_array(x) for x in arrays["model"])
+    checks.require(not gone, "model", "one with weights that are deleted", scores.MODEL)
     known = classes if checks.is_concrete(images, targets, *arrays["model"]) else None
     by_image |= {
         "images": wide,
@@ -331,7 +338,25 @@ def _run(method: Method, values: dict[str, Any]) -> Any:
         method.takes_batch_size,
         streaming.watching(),
     )
-    return _compiled(call, mesh, axis, by_image, arguments, arrays)
+    with _no_program(method):
+        return _compiled(call, mesh, axis, by_image, arguments, arrays)
+
+
+@contextlib.contextmanager
+def _no_program(method: Method) -> Iterator[None]:
+    """Around the making of a method's program, which may need what the model has not: a gradient.
+
+    Raises:
+      ValueError: for what JAX raises of a model that it cannot trace, or not differentiate.
+    """
+    try:
+        yield
+    except checks.Refusal:
+        raise
+    except (TypeError, ValueError, NotImplementedError) as error:
+        got = f"one of which {method.name} makes no program ({type(error).__name__}: {error})"
+        takes = "a function that JAX can trace, and differentiate where the method does"
+        raise checks.invalid("model", got, takes) from error
 
 
 _KEY = "a jax.random.key, or one for each image"

@@ -123,11 +123,13 @@ def gaussian_blur(
     """
     takes = "floats[batch, height, width, channel]"
     images = checks.array("images", images, takes, shape=(None,) * 4)
+    some = 0 not in images.shape[1:3]
+    checks.require(some, "images", checks.describe(images), f"{takes} of at least one pixel")
     images = jnp.asarray(checks.held("images", images))
     takes = "an odd number of pixels"
     size = checks.whole("size", size, takes, most=LARGEST_KERNEL)
     checks.require(size % 2 == 1, "size", size, takes)
-    sigma = checks.number("sigma", sigma)
+    sigma = checks.number("sigma", sigma, traced=False)
     checks.one_of("border", border, ("mirror", "black"))
     rows = _band(images.shape[1], size, sigma, border).astype(images.dtype)
     columns = _band(images.shape[2], size, sigma, border).astype(images.dtype)

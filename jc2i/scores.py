@@ -29,7 +29,9 @@ class Logits:
         if self.calibrator is None:
             return scores
         takes = "one that returns as many rows"
-        return _floats("calibrator", self.calibrator(scores), scores.shape[:1], takes)
+        with pytrees.at_fault("calibrator", scores):
+            calibrated = self.calibrator(scores)
+        return _floats("calibrator", calibrated, scores.shape[:1], takes)
 
 
 @jax.tree_util.register_dataclass
@@ -65,7 +67,10 @@ class TwoClasses:
 
     def __call__(self, images: Float[checks.Array, "batch ..."]) -> Float[Array, "batch 2"]:
         takes = "one that returns [batch] or [batch, 1], one logit an image"
-        score = _floats("model", self.model(images), images.shape[:1], takes)
+        checks.require(checks.is_array(images), "images", checks.describe(images), "an array")
+        with pytrees.at_fault("model", images):
+            score = self.model(images)
+        score = _floats("model", score, images.shape[:1], takes)
         alone = score.ndim == 1 or (score.ndim == 2 and score.shape[1] == 1)
         checks.require(alone, "model", f"one that returns {checks.describe(score)}", takes)
         score = score.reshape(-1)
@@ -87,9 +92,11 @@ class InType:
 def of_model(model: Any, images: checks.Array) -> Array:
     """A model's scores, refused where they are none: one float for each image and class."""
     got = checks.describe(images)
-    checks.require(isinstance(images, jax.Array | np.ndarray), "images", got, "an array")
+    checks.require(checks.is_array(images), "images", got, "an array")
     takes = f"a callable that returns scores[batch, classes], floats, for {got}"
-    scores = _floats("model", model(images), images.shape[:1], takes)
+    with pytrees.at_fault("model", images):
+        scores = model(images)
+    scores = _floats("model", scores, images.shape[:1], takes)
     several = scores.ndim == 2 and scores.shape[1] > 0
     checks.require(several, "model", f"one that returns {checks.describe(scores)}", takes)
     return scores

@@ -6,12 +6,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Num
 from scipy import stats
 
-from jc2i import checks
+from jc2i import checks, pytrees
 from jc2i.checks import Array, invalid
 
 
@@ -180,15 +179,20 @@ def statistic_interval(
         raise invalid("arrays", checks.describe(arrays), "a tuple of arrays")
     takes = "a tuple of arrays of the same images"
     for one in arrays:
-        is_array = isinstance(one, jax.Array | np.ndarray)
-        checks.require(is_array, "arrays", f"{checks.describe(one)} among them", takes)
+        checks.require_concrete("arrays", one, takes)
+        checks.require(checks.is_array(one), "arrays", f"{checks.describe(one)} among them", takes)
     hosted = [np.asarray(array) for array in arrays]
     counts = sorted({array.shape[0] if array.ndim else 0 for array in hosted})
     if len(counts) != 1 or counts[0] == 0:
         raise invalid("arrays", f"leading axes of {counts}", "the same images, at least one")
+
+    def statistic(chosen: np.ndarray) -> float:
+        with pytrees.at_fault("function", hosted[0]):
+            return _number(function(*(array[chosen] for array in hosted)))
+
     return _bootstrap(
         np.arange(counts[0]),
-        lambda chosen: _number(function(*(array[chosen] for array in hosted))),
+        statistic,
         vectorized=False,
         method=method,
         dropped=0,
@@ -225,6 +229,8 @@ def _bootstrap(
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         # BCa of a statistic whose resamples all agree is 0/0; the percentiles stand in below.
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        # A single resample has no spread, which is not asked for.
+        warnings.filterwarnings("ignore", "Degrees of freedom", RuntimeWarning)
         result = stats.bootstrap(
             (values,),
             statistic,
@@ -245,7 +251,7 @@ def _bootstrap(
 def _number(result: Any) -> float:
     """What a statistic returned, which may be NaN."""
     takes = "one that returns a number"
-    return checks.number("function", result, takes, lambda number: True)
+    return checks.number("function", result, takes, lambda number: True, traced=False)
 
 
 def _vector(argument: str, values: Array) -> np.ndarray:
@@ -254,6 +260,6 @@ def _vector(argument: str, values: Array) -> np.ndarray:
 
 def _level(level: float) -> float:
     takes = "a number in (0, 1)"
-    number = checks.number("level", level, takes)
+    number = checks.number("level", level, takes, traced=False)
     checks.require(number < 1, "level", level, takes)
     return number

@@ -132,3 +132,12 @@ def test_folders_are_tried_and_nothing_is_left(tmp_path):
         with pytest.raises(NotADirectoryError) as error:
             try_writing_in(folder)
         assert error.value.filename == str(file)
+
+
+def test_no_pipe_or_device_is_replaced(tmp_path):
+    os.mkfifo(tmp_path / "x")
+    with pytest.raises(ValueError, match="x: got .*x, a pipe, takes a file$"):
+        write_whole(tmp_path / "x", b"")
+    with pytest.raises(IsADirectoryError):
+        write_whole(tmp_path.relative_to(tmp_path), b"")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]

@@ -268,3 +268,12 @@ def test_no_text_leaves_its_figure():
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_texts_are_no_formulas():
+    image, saliency = np.zeros((4, 4, 3)), np.eye(4)
+    figure = plots.saliency_overlay(image, saliency, title="$x_{$")
+    figure.savefig(io.BytesIO())
+    for text in ("x" * 501, "\ud800"):
+        with pytest.raises(ValueError, match="^title: got .*, takes a text of at most 500"):
+            plots.saliency_overlay(image, saliency, title=text)

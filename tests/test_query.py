@@ -310,3 +310,42 @@ def test_a_users_precision_stands(convnet):
     assert "HIGHEST" in program()
     with jax.default_matmul_precision("tensorfloat32"):
         assert "HIGHEST" not in program()
+
+
+def test_a_model_without_a_gradient_is_refused():
+    def counted(images):
+        return jax.lax.while_loop(
+            lambda pair: pair[0] < 3,
+            lambda pair: (pair[0] + 1, pair[1] / 2),
+            (0, images.mean((1, 2))),
+        )[1]
+
+    images, targets = np.ones((2, 4, 4, 3), np.float32), np.zeros(2, int)
+    with pytest.raises(ValueError, match="^model: got one of which sensitivity makes no program"):
+        explainers.sensitivity(counted, images, targets)
+
+
+class _HoldsItself:
+    def __init__(self):
+        self.own = self.run
+
+    def run(self, images):
+        return images.mean((1, 2))
+
+    __call__ = run
+
+
+def test_a_model_that_holds_itself_is_refused():
+    images, targets = np.ones((2, 4, 4, 3), np.float32), np.zeros(2, int)
+    with pytest.raises(ValueError, match="^model: got an object of _HoldsItself that JAX cannot"):
+        explainers.sensitivity(_HoldsItself(), images, targets)
+
+
+def test_a_method_of_another_name_is_no_metadata():
+    class Named:
+        method = "mine"
+
+        def __call__(self, model, images, targets, *, key=None):
+            return images.sum(-1)
+
+    assert query.known_method(Named()) is None

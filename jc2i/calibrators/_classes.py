@@ -19,6 +19,7 @@ ROUNDING = 1e-6
 
 VALUES: dict[str, Callable[[np.ndarray], np.bool_]] = {
     "above 0": lambda values: (values > 0).all(),
+    "below 1": lambda values: (values < 1).all(),
     "in [0, 1]": lambda values: ((values >= -ROUNDING) & (values <= 1 + ROUNDING)).all(),
     "not falling": lambda values: (np.diff(values, axis=-2) >= 0).all(),
 }
@@ -79,6 +80,10 @@ def require_sound(one: Any) -> None:
             # Of lists there is no dtype, and no gradient.
             is_array = isinstance(given, jax.Array | np.ndarray | np.generic | int | float)
             checks.require(is_array, field.name, checks.describe(given), takes)
+            if isinstance(given, np.ndarray | np.generic):
+                native = checks.native(np.asarray(given))
+                if native.dtype != given.dtype:
+                    object.__setattr__(one, field.name, native)
             # What NumPy's float64 holds may be infinite where it is computed with.
             dtype = jax.dtypes.canonicalize_dtype(float)
             given = np.asarray(checks.finite_numbers(field.name, given, takes, dtype))

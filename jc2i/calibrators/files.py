@@ -38,7 +38,8 @@ def save(calibrator: Any, path: str | os.PathLike[str]) -> None:
     kinds = _classes()
     name = type(calibrator).__name__
     if kinds.get(name) is not type(calibrator):
-        raise checks.invalid("calibrator", repr(calibrator), f"one of {', '.join(kinds)}")
+        got = checks.describe(calibrator)
+        raise checks.invalid("calibrator", got, f"one of {', '.join(kinds)}")
     fields = dataclasses.fields(calibrator)
     leaves = {field.name: getattr(calibrator, field.name) for field in fields}
     _check("calibrator", kinds[name], {key: np.asarray(leaf) for key, leaf in leaves.items()})

@@ -25,13 +25,13 @@ class Histogram:
     Attributes:
       edges: the upper ends of all bins but the last, an array[bins - 1, classes], not falling.
       values: the frequency in each bin, an array[bins, classes], in [0, 1].
-      floor: the least probability before renormalisation, an array of rank 0 above 0; it keeps
+      floor: the least probability before renormalisation, an array of rank 0 in (0, 1); it keeps
         the logarithm finite.
     """
 
     edges: Any = _classes.leaf("edges classes", values="in [0, 1] and not falling")
     values: Any = _classes.leaf("edges+1 classes", values="in [0, 1]")
-    floor: Any = _classes.leaf(values="above 0")
+    floor: Any = _classes.leaf(values="above 0 and below 1")
 
     def __post_init__(self) -> None:
         _classes.require_sound(self)
@@ -60,7 +60,8 @@ class Histogram:
 
 
 def _check(values: dict[str, Any]) -> None:
-    labelled.whole(values, "bins")
+    takes = "a whole number above 1"
+    values["bins"] = checks.whole("bins", values["bins"], takes, 2, labelled.MOST_BINS)
     labelled.number(values, "floor", "a number between 0 and 1", lambda got: 0 < got < 1)
 
 
@@ -80,7 +81,7 @@ def fit_histogram(
     Args:
       logits: uncalibrated scores of the hold-out.
       labels: its classes, in [0, classes). A class that does not occur gets the floor.
-      bins: their number for each class, at least 1.
+      bins: their number for each class, at least 2.
       floor: the least probability before renormalisation, in (0, 1).
 
     Returns:

@@ -25,13 +25,13 @@ class Isotonic:
     Attributes:
       thresholds: probabilities of the knots, an array[knots, classes], rising along the knots.
       values: f_k at the knots, an array[knots, classes] in [0, 1], not falling along the knots.
-      floor: the least probability before renormalisation, an array of rank 0 above 0; it keeps
+      floor: the least probability before renormalisation, an array of rank 0 in (0, 1); it keeps
         the logarithm finite.
     """
 
     thresholds: Any = _classes.leaf("knots classes", values="in [0, 1] and not falling")
     values: Any = _classes.leaf("knots classes", values="in [0, 1] and not falling")
-    floor: Any = _classes.leaf(values="above 0")
+    floor: Any = _classes.leaf(values="above 0 and below 1")
 
     def __post_init__(self) -> None:
         _classes.require_sound(self)

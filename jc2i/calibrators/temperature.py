@@ -64,13 +64,10 @@ def _check_bounds(values: dict[str, Any]) -> None:
     takes = "two finite temperatures, 0 < lower < upper, or None"
     pair = isinstance(bounds, tuple | list) and len(bounds) == 2
     checks.require(pair, "bounds", checks.describe(bounds), takes)
-    ends = dict(zip("01", bounds, strict=True))
-    for end in ends:
-        try:
-            labelled.number(ends, end, takes, lambda got: 0 < got < math.inf)
-        except ValueError:
-            raise checks.invalid("bounds", checks.describe(bounds), takes) from None
-    low, high = map(float, bounds)
+    try:
+        low, high = (checks.number("bounds", bound, takes, traced=False) for bound in bounds)
+    except ValueError:
+        raise checks.invalid("bounds", checks.describe(bounds), takes) from None
     checks.require(low < high, "bounds", checks.describe(bounds), takes)
     values["bounds"] = (low, high)
 

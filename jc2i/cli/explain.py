@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import hashlib
 import sys
@@ -19,10 +20,13 @@ from jc2i import checks, commands, data, models, parallel, query, tracing
 from jc2i.cli import results, subject
 from jc2i.data.image_files import Decoding, decode, header
 from jc2i.data.pixels import Resizing
-from jc2i.files import opened, try_writing_in
+from jc2i.files import one_line, opened, try_writing_in
 
 LONG = 100
 """Evaluations of the model that are announced before they are made."""
+
+LONGEST_TITLE = 100
+"""Characters of a class's name above its map."""
 
 WATCHED = 1000
 """Evaluations from which progress within a batch is worth compiling a program that is not kept."""
@@ -83,7 +87,7 @@ def explain(options: Explain) -> int:
         def write(items: np.ndarray, found: Any) -> None:
             numbers = missing.numbers[items].tolist()
             for number, chances, goal, saliency in zip(numbers, *found, strict=True):
-                title = f"{names[goal]}, {chances[goal]:.0%}"
+                title = f"{one_line(names[goal], LONGEST_TITLE)}, {chances[goal]:.0%}"
                 place = photographs.write(number, saliency, title)
                 if place:
                     about = (paths[number], place, chances, int(goal), names, options.top)
@@ -264,13 +268,14 @@ def _listed(
     names: Sequence[str],
     top: int,
 ) -> str:
-    """What is said of a photograph: its classes and files."""
+    """What is said of a photograph: its classes and files, which may be named by anybody."""
     best = list(np.argsort(-probabilities, kind="stable")[:top])
     lines = [str(path)]
     for index in best if target in best else [*best, target]:
         mark = "*" if index == target else " "
         lines.append(f"  {mark} {probabilities[index]:6.1%}  {names[index]}")
-    return "\n".join([*lines, f"  {place.overlay} {place.array}"])
+    lines.append(f"  {place.overlay} {place.array}")
+    return "\n".join(map(commands.printable, lines))
 
 
 def _image_files(given: Sequence[Path]) -> list[Path]:
@@ -285,7 +290,7 @@ def _image_files(given: Sequence[Path]) -> list[Path]:
         elif path.exists():
             files.append(path)
         else:
-            raise FileNotFoundError(f"{path}: no such file or folder")
+            raise FileNotFoundError(errno.ENOENT, "no such file or folder", str(path))
     photographs = [path for path in dict.fromkeys(files) if not results.is_overlay(path)]
     got = f"{given[0]}, where there is nothing but what an earlier run made"
     checks.require(bool(photographs), "images", got, "photographs")
@@ -309,7 +314,8 @@ def _announce(options: Explain, method: Any, shape: tuple[int, ...]) -> bool:
 def _class_of(text: str, names: Sequence[str]) -> int:
     if text.isdecimal():
         takes = f"0 to {len(names) - 1}, or the name of a class"
-        checks.require(int(text) < len(names), "target", text, takes)
+        few = len(text) <= len(str(len(names)))  # digits, of which Python reads no more than 4,300
+        checks.require(few and int(text) < len(names), "target", text, takes)
         return int(text)
     exact = [i for i, name in enumerate(names) if name.casefold() == text.casefold()]
     found = exact or [i for i, name in enumerate(names) if text.casefold() in name.casefold()]

@@ -277,6 +277,7 @@ def keep_calibrator(options: Subject, calibrator: Any) -> None:
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raises if there is something at a path that is to be written."""
+    files.require_replaceable(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if path.exists() and not overwrite:
@@ -332,9 +333,10 @@ def _found(method: str) -> Callable:
     try:
         function = getattr(importlib.import_module(module), name)
         query.method_of(function)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a module that is not there, or whatever one raises
         takes = "module:function, a function decorated with jc2i.query.explainer"
-        raise checks.invalid("method", f"{method!r} ({error})", takes) from None
+        why = files.one_line(f"{type(error).__name__}: {error}")
+        raise checks.invalid("method", f"{method!r} ({why})", takes) from error
     finally:
         sys.path.pop(0)
     return function
@@ -344,6 +346,7 @@ def _found(method: str) -> Callable:
 def computing_on(device: str | None) -> Iterator[Mesh | None]:
     """Runs on the devices of one kind, over all of them if there are several."""
     try:
+        checks.require(device != "", "device", device, "cpu, gpu or tpu")
         found = jax.devices() if device is None else jax.devices(device)
     except RuntimeError:
         kinds = sorted({other.platform for other in jax.devices()})

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int32, UInt8
 
-from jc2i.checks import array, describe, invalid, require
+from jc2i.checks import array, describe, invalid, require, require_concrete
 from jc2i.data.encoded import EncodedImages, Index
 
 
@@ -40,6 +40,7 @@ class Dataset:
             given = array("images", self.images, takes, of=("float", "integer"), shape=(None,) * 4)
             require(min(given.shape[1:]) > 0, "images", describe(given), takes)
         array("labels", self.labels, "integers[n]", of=("integer",), shape=(None,))
+        require_concrete("labels", self.labels, "integers[n]")
         several = isinstance(self.classes, list | tuple)
         require(several, "classes", describe(self.classes), "a tuple of the classes' names")
         require(isinstance(self.name, str), "name", describe(self.name), "a text")

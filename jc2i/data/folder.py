@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath, PurePosixPath
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
 
 from jc2i import files
-from jc2i.checks import describe, invalid, require
+from jc2i.checks import describe, invalid, is_several, require
 from jc2i.data.annotations import Annotations, is_annotation, most_text, read_annotations
 from jc2i.data.boxes import NO_BOXES, DrawnBoxes, placed
 from jc2i.data.dataset import Dataset
@@ -120,7 +121,7 @@ def layout(
             f"{where} with the one class folder {found[0]!r}",
             f"two or more: {_LAYOUT}",
         )
-    classes = tuple(found if classes is None else classes)
+    classes = tuple(found) if classes is None else _different_names(classes)
     unknown = [name for name in found if name not in classes]
     if unknown:
         raise invalid("classes", f"no {unknown[0]!r}", f"every class folder of {where}")
@@ -130,6 +131,13 @@ def layout(
     labels = np.array([label[class_of[path]] for path in chosen], np.int32)
     boxes = [annotations.boxes.get(path, NO_BOXES) for path in chosen]
     return Layout(chosen, labels, classes, boxes)
+
+
+def _different_names(classes: Any) -> tuple[str, ...]:
+    takes = "a list of different names"
+    fits = is_several(classes) and all(isinstance(name, str) for name in classes)
+    require(fits and len(set(classes)) == len(classes), "classes", describe(classes), takes)
+    return tuple(map(str, classes))
 
 
 def load_folder(

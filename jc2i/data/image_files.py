@@ -161,7 +161,8 @@ def read_image(
       OSError: it cannot be read.
     """
     name = checks.path("path", path)
-    require(channels in (1, 3), "channels", checks.describe(channels), "1 or 3")
+    channels = checks.whole("channels", channels, "1 or 3")
+    require(channels in (1, 3), "channels", channels, "1 or 3")
     resizing, decoding = Resizing(size, crop_fraction, interpolation), Decoding(upright, max_pixels)
     return decode(decoding.read(name), name, channels, resizing, decoding)
 
@@ -197,6 +198,8 @@ def decode(
             got = f"{bits} bits a channel" if bits > 8 else f"pixels of mode {image.mode!r}"
             raise invalid(name, got, "8 bits a channel")
         turn = _turn(image, parts)
+        upright = Header(_stored_size(image), turn if decoding.upright else _TURNS[1]).size
+        resizing.require_fits(name, upright)
         _reduce(image, name, parts, turn, resizing, decoding)
         with _LIFTED:
             image.load()

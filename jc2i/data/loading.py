@@ -84,6 +84,8 @@ def load(
     """
     one_of("split", split, SPLITS)
     count(max_bytes=max_bytes)
+    if channels is not None:
+        channels = checks.whole("channels", channels, "1 (grey) or 3 (RGB)")
     resizing, decoding = Resizing(size, crop_fraction, interpolation), Decoding(upright, max_pixels)
     stored: dict[str, Any] = {"resizing": resizing, "decoding": decoding, "channels": channels}
     limited = stored | {"max_bytes": max_bytes, "classes": classes}

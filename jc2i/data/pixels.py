@@ -10,7 +10,19 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
-from jc2i.checks import NUMERIC, Refusal, array, describe, invalid, number, one_of, require, whole
+from jc2i.checks import (
+    NUMERIC,
+    Refusal,
+    array,
+    describe,
+    invalid,
+    is_several,
+    number,
+    one_of,
+    require,
+    require_concrete,
+    whole,
+)
 
 RANGE_TOLERANCE = 1e-3
 """How far floats may leave [0, 1] to be clipped to it: a quarter of a byte's step, for rounding."""
@@ -47,8 +59,17 @@ class Resizing:
             object.__setattr__(self, "size", check_size(self.size))
         if self.crop_fraction is not None:
             takes = "None, or a number in (0, 1]"
-            number("crop_fraction", self.crop_fraction, takes, lambda share: 0 < share <= 1)
+            share = number(
+                "crop_fraction",
+                self.crop_fraction,
+                takes,
+                lambda share: 0 < share <= 1,
+                traced=False,
+            )
             require(self.size is not None, "size", None, "(height, width), with a crop_fraction")
+            least = max(self.size or (1,)) / LONGEST_SIDE
+            takes = f"at least {least:g} for size {self.size}: {LONGEST_SIDE} pixels a side"
+            require(share >= least, "crop_fraction", share, takes)
 
     def __call__(self, image: Image.Image) -> Image.Image:
         if self.size is None:
@@ -65,6 +86,7 @@ class Resizing:
     ) -> UInt8[np.ndarray, "n height width c"] | Float[np.ndarray, "n height width c"]:
         """Arrays of images, each resized; floats are clipped to [0, 1], as bicubic overshoots."""
         stored = images.shape[1:3]
+        self.require_fits("images", stored)
         if self.size is None or self._placement(self.size, stored) == (stored, (0, 0)):
             return images
         dtype = np.uint8 if images.dtype == np.uint8 else np.float32
@@ -98,6 +120,18 @@ class Resizing:
     def resized(self, stored: tuple[int, int]) -> tuple[int, int]:
         """The height and width that an image is resized to before its centre is cut out."""
         return stored if self.size is None else self._placement(self.size, stored)[0]
+
+    def require_fits(self, argument: str, stored: tuple[int, int]) -> None:
+        """Refuses an image that is thousands of times as long as it is wide, or the reverse.
+
+        Args:
+          argument: what to call it in a message.
+          stored: its height and width in pixels.
+        """
+        tall, wide = self.resized(stored)
+        got = f"{stored[0]}x{stored[1]} pixels, {tall}x{wide} before the centre is cut out"
+        takes = f"at most {LONGEST_SIDE} a side (or no crop_fraction)"
+        require(max(tall, wide) <= LONGEST_SIDE or self.crop_fraction is None, argument, got, takes)
 
     def _placement(
         self, size: tuple[int, int], stored: tuple[int, ...]
@@ -135,7 +169,9 @@ def in_range(
         images here: they become white wherever [0, 1] is meant).
     """
     takes = "uint8 in 0..255 or float in [0, 1]"
-    images = np.asarray(array(argument, images, f"an array of {takes}", of=NUMERIC))
+    images = array(argument, images, f"an array of {takes}", of=NUMERIC)
+    require_concrete(argument, images, takes)
+    images = np.asarray(images)
     if images.dtype == np.uint8:
         return images
     if not jnp.issubdtype(images.dtype, jnp.floating):
@@ -192,7 +228,8 @@ def resize(
         by more than 0.001.
     """
     images = in_range("images", images)
-    require(images.ndim == 4, "images", describe(images), "[n, height, width, channels]")
+    fits = images.ndim == 4 and 0 not in images.shape[1:]
+    require(fits, "images", describe(images), "[n, height, width, channels], none of them 0 but n")
     resized = Resizing(check_size(size), crop_fraction, interpolation).arrays(images)
     return resized if resized.dtype == np.uint8 else resized.astype(np.float32)
 
@@ -210,7 +247,7 @@ def check_size(size: Any) -> tuple[int, int]:
       ValueError: `size` is not two positive integers.
     """
     takes = "(height, width) in pixels, both positive integers"
-    pair = isinstance(size, list | tuple | np.ndarray) and len(size) == 2
+    pair = is_several(size) and len(size) == 2
     require(pair, "size", describe(size), takes)
     try:
         height, width = (whole("size", side, most=LONGEST_SIDE) for side in size)

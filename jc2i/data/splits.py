@@ -7,10 +7,12 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from jaxtyping import Int
 
-from jc2i.checks import describe, invalid, require, whole
+from jc2i.checks import describe, invalid, is_several, require, whole
 
 STORED = ("train", "validation", "test")
 HALVES = ("calibration", "evaluation")
+MOST_IMAGES = 10**8
+"""Images of which the order is drawn: more are a slip of the hand, and their numbers gigabytes."""
 SPLITS = (*STORED, "all", *HALVES)
 # Folder and key names that mean the same split.
 _SPELLINGS = {
@@ -38,13 +40,13 @@ def disjoint_splits(
     Raises:
       ValueError: a size is not positive, or the sizes do not fit in `n`.
     """
-    n = whole("n", n)
+    n = whole("n", n, most=MOST_IMAGES)
     seed = whole("seed", seed, "a whole number from 0 to 2**32 - 1", 0, 2**32 - 1)
     takes = f"a list of positive sizes of at most {n} together (n)"
-    several = isinstance(sizes, list | tuple | np.ndarray) and len(sizes) > 0
+    several = is_several(sizes) and len(sizes) > 0
     require(several, "sizes", describe(sizes), takes)
     sizes = [whole("sizes", size, takes) for size in sizes]
-    require(sum(sizes) <= n, "sizes", f"{sizes}", takes)
+    require(sum(sizes) <= n, "sizes", describe(sizes), takes)
     # RandomState's stream is frozen for good; the newer Generator's may change between versions.
     permutation = np.random.RandomState(seed).permutation(n)
     ends = np.cumsum(sizes)

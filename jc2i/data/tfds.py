@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jc2i import files
+from jc2i import checks, files
 from jc2i.checks import invalid
 from jc2i.data.boxes import DrawnBoxes, placed
 from jc2i.data.dataset import Dataset
@@ -34,6 +34,8 @@ def data_directory(data_dir: str | os.PathLike[str] | None = None) -> Path:
     Returns:
       The folder, which need not exist.
     """
+    if data_dir is not None:
+        data_dir = checks.path("data_dir", data_dir)
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 

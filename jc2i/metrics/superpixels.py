@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
@@ -34,7 +33,8 @@ def superpixels(
     from skimage.segmentation import slic
 
     count = checks.whole("count", count, most=checks.MOST)
-    if isinstance(images, jax.Array | np.ndarray) and images.dtype == np.uint8:
+    checks.require_concrete("images", images, "floats or bytes[batch, height, width, channel]")
+    if checks.is_array(images) and images.dtype == np.uint8:
         images = np.asarray(images, np.float32) / 255
     images = checks.images("images", images)
     batch = np.asarray(images, np.float64)

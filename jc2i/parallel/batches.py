@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from jc2i import checks, streaming
+from jc2i import checks, pytrees, streaming
 from jc2i.parallel import hosts, identity, sinks
 from jc2i.parallel.mesh import one_dimensional, part, replicate, shard
 from jc2i.parallel.store import Kept, Store, outline, tree_of
@@ -96,9 +96,7 @@ def map_batches(
     if not isinstance(progress, str):
         progress = checks.flag("progress", progress)
     watched = checks.flag("watched", watched)
-    takes = "a folder, or None"
-    is_path = resume is None or isinstance(resume, str | os.PathLike)
-    checks.require(is_path, "resume", checks.describe(resume), takes)
+    folder = None if resume is None else Path(checks.path("resume", resume))
     checks.require(isinstance(tag, str), "tag", checks.describe(tag), "a text")
     fetch, length = _indexing(dataset)
     size = min(batch_size, length)
@@ -110,8 +108,8 @@ def map_batches(
     # and it holds the lock for all of them.
     first = hosts.is_first() or not several
     store = None
-    if resume is not None and first:
-        store = _store(Path(resume), function, tag, (model, key, size))
+    if folder is not None and first:
+        store = _store(folder, function, tag, (model, key, size))
     with (
         store.alone() if store else contextlib.nullcontext(),
         full_precision(),
@@ -141,7 +139,7 @@ def map_batches(
             batch = fetch(items) if store else hosts.own_part(fetch, items, mesh)
             with during(len(numbers)):
                 result = compute(items, batch)
-                leaves, structure = jax.tree.flatten(result)
+                leaves, structure = pytrees.flattened("function", result)
                 leaves = [_on_host(leaf, len(items)) for leaf in leaves]
             computed = []
             for place, number in enumerate(numbers):
@@ -183,8 +181,9 @@ def _indexing(dataset: Any) -> tuple[Callable[[np.ndarray], tuple], int]:
     checks.require(not isinstance(dataset, list), "dataset", "a list", takes)
     if isinstance(dataset, tuple):
         for entry in dataset:
-            is_array = isinstance(entry, jax.Array | np.ndarray) and entry.ndim > 0
-            checks.require(is_array, "dataset", f"a tuple with {type(entry).__name__}", takes)
+            is_array = checks.is_array(entry) and entry.ndim > 0
+            checks.require(is_array, "dataset", f"a tuple with {checks.describe(entry)}", takes)
+            checks.require_concrete("dataset", entry, takes)
         checks.require(len(dataset) > 0, "dataset", "an empty tuple", takes)
         lengths = {len(array) for array in dataset}
         one = len(lengths) == 1
@@ -197,7 +196,10 @@ def _indexing(dataset: Any) -> tuple[Callable[[np.ndarray], tuple], int]:
         has = hasattr(type(dataset), "__len__") and hasattr(type(dataset), "__getitem__")
         by_index = has and not isinstance(dataset, str | bytes | Mapping)
         checks.require(by_index, "dataset", checks.describe(dataset), takes)
-        length = len(dataset)
+        try:
+            length = len(dataset)
+        except Exception:  # of a class of enumerated numbers, say
+            raise checks.invalid("dataset", checks.describe(dataset), takes) from None
 
         def fetch(index: np.ndarray) -> tuple:
             try:
@@ -281,7 +283,7 @@ def _on_host(leaf: Any, items: int) -> np.ndarray:
     array = np.asarray(leaf)
     takes = f"one that returns arrays[batch, ...] of numbers for its {items} items"
     by_item = array.ndim > 0 and len(array) == items
-    by_item = by_item and any(jnp.issubdtype(array.dtype, kind) for kind in checks.KINDS.values())
+    by_item = by_item and checks.holds(array, *checks.KINDS.values())
     checks.require(by_item, "function", f"one that returns {checks.describe(array)}", takes)
     return array
 
@@ -313,7 +315,7 @@ def _progress(
 
     name = "batches" if progress is True else progress
     columns = (
-        bar.TextColumn("{task.description}"),
+        bar.TextColumn("{task.description}", markup=False),
         bar.BarColumn(),
         bar.TaskProgressColumn(),
         bar.MofNCompleteColumn(),

@@ -108,6 +108,8 @@ class _Walk:
             yield f"{type(value).__name__} {value!r}"
         elif isinstance(value, Tracer):
             yield Unknown("a value that is being traced")
+        elif isinstance(value, jax.Array) and value.is_deleted():
+            yield Unknown("an array that is deleted")
         elif isinstance(value, jax.Array | np.ndarray | np.generic):
             yield from self._array(value)
         elif id(value) in self.way:  # within itself

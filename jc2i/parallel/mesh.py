@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jc2i import checks
+from jc2i import checks, pytrees
 
 AXIS = "batch"
 
@@ -30,8 +30,7 @@ def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """
     takes = "a list of different devices, at least one, or None"
     got = checks.describe(devices)
-    several = devices is None or isinstance(devices, list | tuple | np.ndarray)
-    checks.require(several, "devices", got, takes)
+    checks.require(devices is None or checks.is_several(devices), "devices", got, takes)
     devices = jax.devices() if devices is None else list(devices)
     fits = all(isinstance(device, jax.Device) for device in devices)
     fits = fits and 0 < len(devices) == len(set(devices))
@@ -58,8 +57,9 @@ def shard(arrays: Any, mesh: Mesh) -> Any:
 
     def place(array: Any) -> jax.Array:
         takes = f"arrays whose leading axis is a multiple of the mesh's {mesh.size} devices"
-        is_array = isinstance(array, jax.Array | np.ndarray) and array.ndim > 0
+        is_array = checks.is_array(array) and array.ndim > 0
         checks.require(is_array, "arrays", checks.describe(array), takes)
+        checks.require_concrete("arrays", array, takes)
         if isinstance(array, np.ndarray):
             array = checks.held("arrays", checks.array("arrays", array, takes, of=checks.REAL))
         if array.shape[0] % mesh.size or not array.shape[0]:
@@ -71,7 +71,8 @@ def shard(arrays: Any, mesh: Mesh) -> Any:
             place(jax.random.key_data(array)), impl=jax.random.key_impl(array)
         )
 
-    return jax.tree.map(place, arrays)
+    leaves, structure = pytrees.flattened("arrays", arrays)
+    return jax.tree.unflatten(structure, map(place, leaves))
 
 
 def replicate(arrays: Any, mesh: Mesh) -> Any:
@@ -88,10 +89,11 @@ def replicate(arrays: Any, mesh: Mesh) -> Any:
 
     def place(leaf: Any) -> Any:
         is_array = isinstance(leaf, jax.Array | np.ndarray | np.generic)
-        held = is_array and any(jnp.issubdtype(leaf.dtype, kind) for kind in _HELD)
+        held = is_array and checks.holds(leaf, *_HELD)
         return jax.device_put(leaf, everywhere) if held else leaf
 
-    return jax.tree.map(place, arrays)
+    leaves, structure = pytrees.flattened("arrays", arrays)
+    return jax.tree.unflatten(structure, map(place, leaves))
 
 
 _HELD = (jnp.number, jnp.bool_, jax.dtypes.prng_key)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jc2i import checks, commands
-from jc2i.files import naming, partial_of, take_place, try_writing_in
+from jc2i.files import naming, partial_of, require_replaceable, take_place, try_writing_in
 
 SUFFIX = ".npy"
 """What the name of one array's file ends in; any other name is a folder's."""
@@ -66,6 +66,8 @@ class Files:
     def __init__(self, path: Path, length: int, stack: contextlib.ExitStack):
         self._path, self._length, self._stack = path, length, stack
         self._files: list[tuple[Path, BufferedWriter, np.dtype]] = []
+        if path.suffix == SUFFIX:
+            require_replaceable(path)
         try_writing_in(path.parent if path.suffix == SUFFIX else path)
 
     def take(self, items: np.ndarray, leaves: list[np.ndarray], structure: Any) -> None:
@@ -97,9 +99,12 @@ class Files:
             checks.require(len(named) == 1, "sink", str(self._path), takes)
             return [self._path]
         names = [jax.tree_util.keystr(keys, simple=True, separator="-") or WHOLE for keys in named]
+        takes = "results of which no two have one name"
+        checks.require(len(set(names)) == len(names), "sink", f"files {sorted(names)}", takes)
         return [self._path / f"{name}{SUFFIX}" for name in names]
 
     def _begun(self, path: Path, leaf: np.ndarray) -> tuple[Path, BufferedWriter, np.dtype]:
+        require_replaceable(path)
         partial = partial_of(path)
         self._stack.enter_context(commands.unfinished(partial))
         # Of types that are not NumPy's (bfloat16) the bits.
@@ -129,7 +134,7 @@ def opened(sink: Given | None, length: int) -> Iterator[Memory | Function | File
         if sink is None:
             yield Memory()
         elif isinstance(sink, str | os.PathLike):
-            yield Files(Path(sink), length, stack)
+            yield Files(Path(checks.path("sink", sink)), length, stack)
         else:
             takes = "a file or folder, or a function of items and their results"
             checks.require(callable(sink), "sink", checks.describe(sink), takes)

@@ -76,7 +76,9 @@ class Store:
         if fcntl is None:
             yield
             return
-        with (self.folder / f".{self._sha.hexdigest()[:12]}.lock").open("a") as file:
+        path = self.folder / f".{self._sha.hexdigest()[:12]}.lock"
+        files.require_replaceable(path)  # a pipe would hold whoever opens it
+        with path.open("a") as file:
             with contextlib.suppress(OSError):  # a file system without locks
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

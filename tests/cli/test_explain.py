@@ -348,6 +348,8 @@ def test_images_of_one_name_get_their_folders(run, photographs, tmp_path):
         ),
         (["PHOTO", "--max-pixels", "0"], "max_pixels: got 0, takes a whole number above 0"),
         (["PHOTO", "--max-bytes", "0"], "max_bytes: got 0, takes a whole number above 0"),
+        (["PHOTO", "--target", "9" * 5000], "target: got 999"),
+        (["PHOTO", "--method", "..:x"], "method: got '..:x' (TypeError: "),
         (["PHOTO", "--target", "3"], "target: got 3, takes 0 to 2, or the name of a class"),
         (
             ["PHOTO", "--target", "cat"],

@@ -175,3 +175,17 @@ def test_boxes_lie_where_the_pixels_went(stored, size, crop_fraction, box):
 def test_resizing_out_of_range_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         data.load("digits", "train", **{"size": (8, 8), **options})
+
+
+def test_a_strip_is_not_blown_up(tmp_path):
+    strip = np.zeros((60_000, 8, 3), np.uint8)
+    takes = r"60000x8 pixels, 540000x72 before the centre is cut out, takes at most 65536 a side"
+    given = {"size": (64, 64), "crop_fraction": 0.875}
+    with pytest.raises(ValueError, match=f"^images: got {takes.replace('540000x72', '547500x73')}"):
+        data.resize(strip[None], **given)
+    Image.fromarray(strip).save(tmp_path / "strip.png")
+    with pytest.raises(ValueError, match="strip.png: got 60000x8 pixels, 547500x73 before"):
+        data.read_image(tmp_path / "strip.png", **given)
+    assert data.read_image(tmp_path / "strip.png", size=(8, 8)).shape == (8, 8, 3)
+    with pytest.raises(ValueError, match="^crop_fraction: got 1e-05, takes at least 0.00012"):
+        data.resize(strip[None, :8], (8, 8), crop_fraction=1e-5)

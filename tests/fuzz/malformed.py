@@ -36,6 +36,19 @@ class _Strange:
         return "strange\n" * 2000
 
 
+class _Closed:
+    """Something that nothing can be asked of."""
+
+    def __getattr__(self, name):
+        raise RuntimeError(f"no {name}")
+
+
+def _deleted():
+    array = jnp.ones((2, 3))
+    array.delete()
+    return array
+
+
 JUNK = {
     "None": None,
     "a word": "some",
@@ -55,6 +68,11 @@ JUNK = {
     "dates": np.zeros(3, "datetime64[s]"),
     "records": np.zeros(3, [("a", np.float32)]),
     "a key": jax.random.key(0),
+    "a duration": np.timedelta64(1, "ns"),
+    "a masked number": np.ma.masked,
+    "a deleted array": _deleted(),
+    "5,000 digits": 10**5000,
+    "a closed object": _Closed(),
 }
 """What nothing takes, unless its kind says so."""
 
@@ -162,6 +180,7 @@ def _(kind: Values, good: Any) -> Iterator[Input]:
         "words": np.full(good.shape, "a"),
         "complex": good.astype(np.complex64),
         "dates": np.zeros(good.shape, "datetime64[s]"),
+        "durations": np.zeros(good.shape, "timedelta64[s]"),
         "keys": jax.random.split(jax.random.key(0), good.shape or ()),
         "masked": np.ma.masked_array(good, np.zeros(good.shape, bool)),
     }
@@ -211,7 +230,7 @@ def _floats(kind: Values, good: np.ndarray) -> Iterator[Input]:
     if kind.range is not None:
         yield "above its range", np.full_like(good, kind.range[1] + 1), Expected.REFUSAL
         yield "below its range", np.full_like(good, kind.range[0] - 1), Expected.REFUSAL
-    for dtype in (np.float16, np.float64, jnp.bfloat16, np.longdouble):
+    for dtype in (np.float16, np.float64, jnp.bfloat16, np.longdouble, jnp.float8_e5m2):
         yield f"{np.dtype(dtype).name}", good.astype(dtype), Expected.VALUE
     if kind.range is None:
         yield "zeros", np.zeros_like(good), Expected.VALUE
@@ -265,6 +284,7 @@ def _(kind: Labels, good: Any) -> Iterator[Input]:
         floats_list=[0.0] * len(good),
         nested_list=[[0]] * len(good),
         infinite=np.full(len(good), np.inf),
+        durations=good.astype("timedelta64[s]"),
         masked=np.ma.masked_array(good, np.zeros(len(good), bool)),
     )
     for label, value in {

@@ -154,7 +154,8 @@ def metrics_of_probabilities():
                 other=empty,
             )
             good["estimator"] = "equal_width"
-        other = {("probabilities", label): R for label in ("zeros", "subnormal", "large", "huge")}
+        none = ("zeros", "subnormal", "large", "huge", "float8_e5m2")  # which sum to 1 no more
+        other = {("probabilities", label): R for label in none}
         if name == "reliability_curve":
             good["bins"] = 1  # none is empty
         yield Subject(
@@ -1084,6 +1085,8 @@ def composed():
                 more += [
                     (leaf, repr(bad), bad, R) for bad in (0, -1.0, np.nan, np.inf, True, None, 1j)
                 ]
+            if leaf == "floor":
+                other |= {(leaf, label): R for label in ("large", "huge", "float8_e5m2")}
             if leaf in ("thresholds", "edges") or (leaf, name) == ("values", "Isotonic"):
                 more += [(leaf, "falling", value[::-1], R)]
             if name in ("Isotonic", "Histogram") and leaf != "floor":

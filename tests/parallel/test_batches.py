@@ -533,3 +533,20 @@ def test_without_other_processes_there_is_no_run_of_several(monkeypatch):
         parallel.together(),
     ):
         pass
+
+
+def test_a_pipe_in_place_of_a_lock_holds_nobody(tmp_path):
+    known = {"resume": tmp_path, "tag": "one", "progress": False}
+    parallel.map_batches(jnp.sin, np.arange(3.0), 2, **known)
+    (lock,) = tmp_path.glob(".*.lock")
+    lock.unlink()
+    os.mkfifo(lock)
+    with pytest.raises(ValueError, match="lock, a pipe, takes a file$"):
+        parallel.map_batches(jnp.sin, np.arange(3.0), 2, **known)
+
+
+def test_results_of_one_name_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="^sink: got files .*, takes results of which no two"):
+        parallel.map_batches(
+            lambda x: {"a-b": x, "a": {"b": x}}, np.arange(3.0), 2, sink=tmp_path, progress=False
+        )

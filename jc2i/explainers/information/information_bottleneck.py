@@ -270,13 +270,15 @@ def activation_statistics(
     tree = pytrees.as_pytree("model", model, scores.MODEL)
     leaves, rest = pytrees.split(tree)
     takes = "floats[n, height, width, channel], or batches of them"
-    several = hasattr(type(images), "__iter__") and not isinstance(images, str | bytes | Mapping)
-    several = several and getattr(images, "ndim", 1) > 0
+    several = isinstance(images, Iterable) and not isinstance(images, str | bytes | Mapping)
+    if isinstance(images, jax.Array | np.ndarray):
+        several = checks.is_array(images) and images.ndim > 0
     checks.require(several, "images", checks.describe(images), takes)
     if isinstance(images, jax.Array | np.ndarray):
         images = [images[i : i + batch_size] for i in range(0, max(1, len(images)), batch_size)]
     count, mean, squares = 0, np.zeros(()), np.zeros(())
     for batch in images:
+        checks.require_concrete("images", batch, takes)
         batch = checks.images("images", batch)
         wide = batch.astype(jnp.promote_types(batch.dtype, jnp.float32))
         with full_precision():

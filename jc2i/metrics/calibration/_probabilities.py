@@ -27,8 +27,8 @@ def check(values: dict[str, Any]) -> None:
       ValueError: naming the argument.
     """
     _check_rows(values["probabilities"])
-    for name in ("bins", "resolution"):
-        labelled.whole(values, name)
+    labelled.whole(values, "bins", labelled.MOST_BINS)
+    labelled.whole(values, "resolution")
     for name in ("debiased", "shared_bandwidth"):
         labelled.flag(values, name)
     if values.get("bandwidth") is not None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real
 
-from jc2i import checks, streaming
+from jc2i import checks, pytrees, streaming
 from jc2i.metrics.similarity import DISTANCES, Distance
 from jc2i.normalization import as_maps
 from jc2i.precision import own_promotion
@@ -167,7 +167,7 @@ def split_pairs(
 def _by_fold(maps_by_fold: Any) -> list[Any]:
     """One array[batch, height, width] for each fold, all of one shape."""
     takes = "maps[fold, batch, height, width] of at least 2 folds, or one array for each fold"
-    array = isinstance(maps_by_fold, jax.Array | np.ndarray)
+    array = checks.is_array(maps_by_fold)
     got = checks.describe(maps_by_fold)
     several = maps_by_fold.ndim == 4 if array else isinstance(maps_by_fold, list | tuple)
     checks.require(several, "maps_by_fold", got, takes)
@@ -234,7 +234,8 @@ def _compared(maps: Array, folds: Array, *, between: Distance) -> Array:
 
     leaves, structure = jax.tree.flatten(described)
     owns, others = zip(*map(taken, leaves), strict=True)
-    found = between.compare(structure.unflatten(owns), structure.unflatten(others))
+    with pytrees.at_fault("distance", maps):
+        found = between.compare(structure.unflatten(owns), structure.unflatten(others))
     takes = f"a function that returns floats[pairs], here {[batch * (models - 1)]}"
     got = f"one that returns {checks.describe(found)}"
     is_array = isinstance(found, jax.Array | np.ndarray)

@@ -49,7 +49,10 @@ def hog_similarity(
     first = as_maps("first", first)
     second = as_maps("second", second, first.shape)
     orientations = checks.whole("orientations", orientations, most=360)
-    cell, block = checks.whole("cell", cell), checks.whole("block", block)
+    cell, block = (
+        checks.whole(name, side, most=checks.MOST)
+        for name, side in (("cell", cell), ("block", block))
+    )
     takes = f"maps[batch, height, width] of at least {cell * block} x {cell * block} pixels"
     checks.require(min(first.shape[1:]) >= cell * block, "first", checks.describe(first), takes)
     return _hog_similarity(first, second, orientations, cell, block)
