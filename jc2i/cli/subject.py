@@ -130,7 +130,7 @@ def check(options: Subject) -> None:
         files.try_writing_in(options.save_calibrator.parent)
 
 
-def limits(options: Subject, *names: str) -> dict[str, int]:
+def limits(options: Subject, *names: str) -> dict[str, Any]:
     """Those of `max_pixels` and `max_bytes` that are given, as what reads files takes them."""
     given = {"max_pixels": options.max_pixels, "max_bytes": options.max_bytes}
     wanted = {name: given[name] for name in names or given}
