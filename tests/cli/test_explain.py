@@ -137,10 +137,12 @@ def test_a_run_goes_on_where_it_stopped(run, several, tmp_path, monkeypatch, met
     # What is done is written and listed, though the eight devices compute all of it at once.
     assert code == 130 and written == ["0", "1", "2"]
     assert whole_output.replace("/whole/", "/out/").startswith(output)
-    explained = []
-    read_image = data.read_image
+    explained, module = [], sys.modules["jc2i.cli.explain"]
+    decode = module.decode
     monkeypatch.setattr(
-        data, "read_image", lambda path, **o: explained.append(path.stem) or read_image(path, **o)
+        module,
+        "decode",
+        lambda contents, name, *o: explained.append(Path(name).stem) or decode(contents, name, *o),
     )
     code, _, errors = run(*arguments, "--out", out)
     assert (code, errors) == (0, "jc2i: 3 of 7 images are explained already\n")

@@ -477,7 +477,7 @@ def test_watched_batches_say_once_what_time_all_will_take(dataset, capsys, tmp_p
         ({"dataset": (np.zeros((0, 2)),)}, "dataset: got no items, takes at least one"),
         ({"dataset": (np.zeros(2), np.zeros(3))}, r"dataset: got lengths \[2, 3\], takes arrays"),
         ({"dataset": [np.zeros(2)]}, "dataset: got a list, takes an array, a tuple of arrays"),
-        ({"dataset": ([1, 2],)}, "dataset: got a tuple with list, takes an array, a tuple of"),
+        ({"dataset": ([1, 2],)}, r"dataset: got a tuple with \[1, 2\], takes an array, a tuple of"),
         ({"batch_size": 0}, "batch_size: got 0, takes a whole number above 0"),
         ({"function": lambda *batch: 3}, r"function: got one that returns int64\[\], takes one"),
         ({"function": lambda *batch: np.zeros(3)}, r"returns float64\[3\], takes one that returns"),
