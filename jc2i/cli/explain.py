@@ -172,8 +172,12 @@ class _Photographs:
     def __init__(self, options: Explain, paths: Sequence[Path], model: models.Classifier):
         self.options, self.paths = options, paths
         resizing = subject.resizing(options, model)
-        reading = {"channels": model.channels, "max_pixels": options.max_pixels}
-        self._decode = functools.partial(_read, **reading, resizing=resizing)
+        self._decode = functools.partial(
+            _read,
+            channels=model.channels,
+            resizing=Resizing(**resizing),
+            decoding=Decoding(**subject.limits(options, "max_pixels")),
+        )
         self._places = results.places(paths, options.out, options.method)
         self.blank = np.zeros((*resizing["size"], model.channels), np.uint8)
         self.wanted = set(range(len(paths)))
@@ -337,14 +341,10 @@ def _check_layer(options: Explain, method: Any, model: models.Classifier) -> Non
     jax.eval_shape(lambda x: method.func(score, x, np.zeros(1, int), **method.keywords), images)
 
 
-def _read(
-    path: Path, channels: int, max_pixels: int | None, resizing: dict[str, Any]
-) -> np.ndarray:
-    name = str(path)
-    decoding = Decoding() if max_pixels is None else Decoding(max_pixels=max_pixels)
-    contents = decoding.read(path)
+def _read(path: Path, channels: int, resizing: Resizing, decoding: Decoding) -> np.ndarray:
+    name, contents = str(path), decoding.read(path)
     height, width = header(contents, name, decoding).size
     smallest = subject.SMALLEST
     takes = f"an image of at least {smallest}x{smallest} pixels"
     checks.require(min(height, width) >= smallest, name, f"{height}x{width} pixels", takes)
-    return decode(contents, name, channels, Resizing(**resizing), decoding)
+    return decode(contents, name, channels, resizing, decoding)
