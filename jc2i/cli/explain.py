@@ -71,7 +71,9 @@ def explain(options: Explain) -> int:
     try_writing_in(options.out)
     with subject.computing_on(options.device) as devices:
         model = subject.load_model(options)
-        in_flight = subject.in_flight(options, model)
+        alone = len(paths) == 1 and not query.method_of(method).takes_batch_size
+        # What a gradient needs takes as long to find out as to compute.
+        in_flight = 1 if alone else subject.in_flight(options, model)
         together = min(in_flight, len(paths))
         method = subject.bounded(method, in_flight)
         names = subject.class_names(options, model)

@@ -14,10 +14,10 @@ from jc2i.models.classifier import (
     Classifier,
     require_same_shapes,
     require_sound,
-    weights,
+    shapes,
     with_weights,
 )
-from jc2i.models.registry import ARCHITECTURES, blank
+from jc2i.models.registry import ARCHITECTURES, outline
 from jc2i.models.torch_files import MAX_BYTES, read_torch_file
 
 _TORCH_LEAVES = {
@@ -70,7 +70,7 @@ def from_torch(
         architecture's: every missing, surplus and misshapen one is named; or for weights that are
         whole numbers, NaN or infinite, and variances below 0.
     """
-    model = blank(name, classes=classes, mean=mean, std=std, normalize=normalize, **options)
+    model = outline(name, classes=classes, mean=mean, std=std, normalize=normalize, **options)
     if not hasattr(model, "torch_names"):
         others = [n for n in ARCHITECTURES if n != name]
         raise invalid("name", repr(name), f"one of {', '.join(others)}")
@@ -79,7 +79,7 @@ def from_torch(
         for tensor, values in read_torch_file(path, averaged=averaged, max_bytes=max_bytes).items()
         if not tensor.endswith("num_batches_tracked")
     }
-    ours = {n: value.shape for n, value in weights(model).items()}
+    ours = shapes(model)
     torch_name = _torch_names(model, list(ours), tensors)
     require_same_shapes(
         checks.path("path", path),

@@ -89,7 +89,9 @@ def _shifts(
             )
 
 
-_written_out = jax.custom_vjp(_shifted_sum, nondiff_argnums=(2, 3))
+_differentiable = jax.custom_vjp(_shifted_sum, nondiff_argnums=(2, 3))
+# A network is traced several times and repeats its layers: each shape is written out once.
+_written_out = jax.jit(_differentiable, static_argnums=(2, 3))
 
 
 def _forward(
@@ -114,7 +116,7 @@ def _backward(
     return by_images, jnp.stack(by_kernel).reshape(kernel.shape)
 
 
-_written_out.defvjp(_forward, _backward)
+_differentiable.defvjp(_forward, _backward)
 
 
 def _image_gradient(

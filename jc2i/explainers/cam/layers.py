@@ -181,7 +181,8 @@ def chosen(
       ValueError: for a layer that there is not, whose activation is no grid, whose axes could be
         taken either way, or whose tokens do not fit the image.
     """
-    shapes = {name: found.shape for name, found in taps.names(model, images).items()}
+    named = taps.names(model, images)
+    shapes = {name: found.shape for name, found in named.items()}
     axes = {name: _feature_axes(shape, images, prefix_tokens) for name, shape in shapes.items()}
     if channel_axis is not None:
         axes = {name: [a for a in found if a == channel_axis] for name, found in axes.items()}
@@ -192,7 +193,10 @@ def chosen(
         layer = _default({name: shapes[name] for name in listed}, shapes, images, prefix_tokens)
         if layer is None:
             raise checks.invalid("layer", None, takes)
-    activation = jax.eval_shape(lambda images: taps.capture(model, images, layer), images)
+    # A name that there is not is refused by what looks it up.
+    activation = named.get(layer) or jax.eval_shape(
+        lambda images: taps.capture(model, images, layer), images
+    )
     found = axes.get(layer, [])
     got = f"{layer!r}, {checks.describe(activation)}"
     if prefix_tokens is not None and activation.ndim == 3 and not found:
