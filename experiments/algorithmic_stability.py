@@ -7,10 +7,10 @@ Sub-commands: models (appendix E: the folds' accuracies), table1 (with tables 5,
 MeGe and ReCo of each method; which of them depends on the data), table2, table3 (1-Lipschitz
 networks), figure3 (with figures 8 and 9: spoilt models), figure4 (their fidelity), figure5 (with
 figure 10: the distances), figure6, figure7 (what distances can tell), appendix_d (what is no ReCo),
-product (section 4.4), signs and calibration (ours), and `report`, which makes them all and adds the
-paper's claims with a verdict each. Results go to `<out>/<name>/` as CSV, PNG and one self-contained
-`report.html`; models and finished batches are kept in `<out>/cache`, so that a run killed at any
-moment goes on where it stopped. What to expect: docs/algorithmic_stability.md.
+product (section 4.4), signs and calibration (ours), `claims`, the paper's claims with a verdict
+each, and `report`, which makes them all. Results go to `<out>/<name>/` as CSV, PNG and one
+self-contained `report.html`; models and finished batches are kept in `<out>/cache`, so that a run
+killed at any moment goes on where it stopped. What to expect: docs/algorithmic_stability.md.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ r"""Calibrate to Interpret (Scafarto, Posocco, Bonnefoy): every table and figure
     python experiments/calibrate_to_interpret.py figure7 --data CIFAR10.tar.xz \
         --model resnet20_cifar --weights resnet20-12fca82f.th --images 100
 
-Sub-commands: table1, figure1, figure2, figure4 ... figure9, and `report`, which runs them all and
-adds the paper's claims with a verdict each. Results go to `<out>/<name>/` as CSV, PNG and one
+Sub-commands: table1, figure1, figure2, figure4 ... figure9, `claims`, the paper's claims with a
+verdict each, and `report`, which makes them all. Results go to `<out>/<name>/` as CSV, PNG and one
 self-contained `report.html`. Finished batches are kept in `<out>/cache`: a run killed at any
 moment goes on where it stopped, and runs that differ in the pairing share what they have in
 common. What to expect on CIFAR-10's ResNet-20: see README.md.

@@ -7,8 +7,8 @@ r"""Opti-CAM (Zhang, Torres, Sicre, Avrithis, Ayache 2024): every table and figu
 Sub-commands: times (the column T of tables 1 and 2, while nothing else runs), table1 (with tables
 2 and A.10: which methods depends on the model, which images on the data), table3 (A.11), table4,
 table5, table6, table_a7 (A.8), table_a9, table_a12, table_a13, table_a14, figure2, figure3,
-figure_a4, figure_a5, figure_a6 (A7), and `report`, which makes them all and adds the paper's claims
-with a verdict each. The human study of appendix D is left out.
+figure_a4, figure_a5, figure_a6 (A7), `claims`, the paper's claims with a verdict each, and
+`report`, which makes them all. The human study of appendix D is left out.
 Results go to `<out>/<name>/` as CSV, PNG and one self-contained `report.html`; finished batches are
 kept in `<out>/cache`, so that a run killed at any moment goes on where it stopped. What to expect
 of EfficientNet-Lite0 on Imagenette: docs/opti_cam.md.

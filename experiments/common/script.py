@@ -23,6 +23,9 @@ from jc2i.statistics import Interval
 REPORT = "report"
 """The sub-command that computes all."""
 
+VERDICTS = "claims"
+"""The sub-command that computes no table, only which of the paper's claims hold."""
+
 CLAIMS = (
     "Each claim is the mean over images of a paired difference, signed so that the claim says it "
     "is above zero, with its 95 % interval: it holds when the interval lies above zero, fails when "
@@ -75,7 +78,7 @@ class Script:
         Of several processes, all compute and the first writes.
 
         Args:
-          command: a name of `results`, or `"report"`.
+          command: a name of `results`, `"claims"` or `"report"`.
           study: what to study.
 
         Returns:
@@ -88,7 +91,7 @@ class Script:
             for folder in (study.folder, study.cache or study.out):
                 try_writing_in(folder)
         measured = self.measure(study)
-        names = list(self.results) if command == REPORT else [command]
+        names = {REPORT: list(self.results), VERDICTS: []}.get(command, [command])
         results: dict[str, Result] = {}
         for number, name in enumerate(names, 1):
             if study.progress and parallel.is_first():
@@ -102,17 +105,18 @@ class Script:
             write_csv(study.folder / f"{name}.csv", found.rows)
             for figure, drawn in found.figures.items():
                 write_figure(study.folder / f"{figure}.png", drawn)
-        if not results:
+        if names and not results:
             raise ValueError(f"{command}: {self.results[command].__doc__} Not of this study.")
         page = study.folder / "report.html" if command == REPORT else study.folder
-        claims = self.claims(measured) if command == REPORT else []
+        claims = self.claims(measured) if command in (REPORT, VERDICTS) else []
         summary = self.summary(measured, results) if command == REPORT else ""
         if not parallel.is_first():
             return page
         write_json(study.folder / f"{command}.json", provenance())
+        if command in (REPORT, VERDICTS):
+            write_csv(study.folder / "claims.csv", claims)
         if command != REPORT:
             return page
-        write_csv(study.folder / "claims.csv", claims)
         write_report(
             page,
             f"{self.title}: {study.title}",
@@ -133,7 +137,7 @@ class Script:
         """
         keep_compiled_programs()
         commands = tyro.extras.SubcommandApp()
-        for name in (*self.results, REPORT):
+        for name in (*self.results, VERDICTS, REPORT):
             commands.command(name=name)(self._command(name))
         try:
             work = commands.cli(description=documentation)
@@ -153,7 +157,11 @@ class Script:
 
         command.__annotations__["study"] = Annotated[self.options, tyro.conf.arg(name="")]
         found = self.results.get(name)
-        command.__doc__ = found.__doc__ if found else "All of them, and one page."
+        others = {
+            VERDICTS: "Which of the paper's claims hold.",
+            REPORT: "All of them, and one page.",
+        }
+        command.__doc__ = found.__doc__ if found else others[name]
         return command
 
 

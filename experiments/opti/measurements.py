@@ -148,8 +148,14 @@ class Measurements:
 
     def max_sensitivity(self, method: str) -> np.ndarray:
         """The largest relative change of each image's map under noise."""
+        study = self.study
         return self._of_explainer(
-            "max-sensitivity", metrics.max_sensitivity, method, self.study.sensitivity_images
+            "max-sensitivity",
+            metrics.max_sensitivity,
+            method,
+            study.sensitivity_images,
+            radius=study.sensitivity_radius,
+            samples=study.sensitivity_samples,
         )
 
     def _of_explainer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -68,6 +69,10 @@ class Study(Options):
     """Images of ADCC."""
     sensitivity_images: int = 10
     """Images of max-sensitivity."""
+    sensitivity_radius: float = 0.2
+    """Largest absolute noise of max-sensitivity on each pixel, of images in [0, 1]."""
+    sensitivity_samples: int = 10
+    """Draws of that noise for each image."""
     randomized_images: int = 10
     """Images of the parameter randomization, figures A6 and A7."""
     steps: int = 100
@@ -100,6 +105,8 @@ class Study(Options):
             values = getattr(self, option)
             takes = "numbers above 0, one at least"
             checks.require(bool(values) and min(values) > 0, option, values, takes)
+        radius, takes = self.sensitivity_radius, "a number above 0"
+        checks.require(0 < radius < math.inf, "sensitivity_radius", radius, takes)
 
 
 class Subject(CommonSubject):

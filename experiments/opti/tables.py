@@ -93,8 +93,9 @@ def table4(measured: Measurements) -> Result:
     text = (
         "AOPC (higher is better): the mean fall of the predicted class's probability, in per cent, "
         "as the map's 10 best patches of 14 pixels go. MS (lower): the largest relative change of "
-        "the map under noise of up to .2. ADCC (*higher* is better; the paper's arrow points the "
-        "other way) joins the coherency, the complexity and the drop beside it."
+        f"the map in {measured.study.sensitivity_samples} draws of noise of up to "
+        f"{measured.study.sensitivity_radius:g}. ADCC (*higher* is better; the paper's arrow "
+        "points the other way) joins the coherency, the complexity and the drop beside it."
     )
     return Result("Table 4: AOPC, max-sensitivity, ADCC", text, rows)
 

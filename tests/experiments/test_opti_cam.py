@@ -132,6 +132,21 @@ def assert_whole(folder, name):
     assert rows and list(rows[0]) == COLUMNS[name], name
 
 
+@pytest.mark.parametrize("radius", [0.0, -1.0, float("inf"), float("nan")])
+def test_noise_of_no_size_is_refused(radius):
+    with pytest.raises(ValueError, match=r"^sensitivity_radius: got .*, takes a number above 0"):
+        Study(sensitivity_radius=radius)
+
+
+def test_more_noise_and_more_draws_move_maps_further(tables):
+    def moved(**options):
+        return Measurements(dataclasses.replace(tables, **options)).max_sensitivity("grad_cam")
+
+    few = moved(sensitivity_samples=1, sensitivity_radius=0.05)
+    assert (few < moved(sensitivity_samples=1, sensitivity_radius=0.4)).all()
+    assert (few < moved(sensitivity_samples=4, sensitivity_radius=0.4)).all()
+
+
 def test_one_command_writes_its_table(tables):
     assert written(tables.folder, ".csv") == set(QUICK) and not written(tables.folder, ".html")
     for name in QUICK:

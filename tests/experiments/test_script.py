@@ -56,3 +56,11 @@ def test_one_asked_for_is_refused_and_nothing_is_written(tmp_path):
     assert SCRIPT.run("table2", study(tmp_path, 10)) == tmp_path / "study"
     files = {path.name for path in (tmp_path / "study").iterdir()}
     assert files == {"table2.csv", "table2.json"}
+
+
+def test_claims_alone_compute_no_table(tmp_path):
+    assert SCRIPT.run("claims", study(tmp_path, 9)) == tmp_path / "study"
+    files = {path.name for path in (tmp_path / "study").iterdir()}
+    assert files == {"claims.csv", "claims.json"}
+    rows = read_csv(tmp_path / "study" / "claims.csv")
+    assert rows == [{"claim": "it is so", "verdict": "holds"}]
