@@ -7,7 +7,8 @@ r"""Opti-CAM (Zhang, Torres, Sicre, Avrithis, Ayache 2024): every table and figu
 Sub-commands: times (the column T of tables 1 and 2, while nothing else runs), table1 (with tables
 2 and A.10: which methods depends on the model, which images on the data), table3 (A.11), table4,
 table5, table6, table_a7 (A.8), table_a9, table_a12, table_a13, table_a14, figure2, figure3,
-figure_a4, figure_a5, figure_a6 (A7), `claims`, the paper's claims with a verdict each, and
+figure_a4, figure_a5, figure_a6 (A7), permuted_labels (appendix G: `--twin`, a model of
+`experiments/train.py --permute-labels`), `claims`, the paper's claims with a verdict each, and
 `report`, which makes them all. The human study of appendix D is left out.
 Results go to `<out>/<name>/` as CSV, PNG and one self-contained `report.html`; finished batches are
 kept in `<out>/cache`, so that a run killed at any moment goes on where it stopped. What to expect
@@ -47,6 +48,7 @@ RESULTS = {
     "figure_a4": figures.figure_a4,
     "figure_a5": figures.figure_a5,
     "figure_a6": figures.figure_a6,
+    "permuted_labels": figures.permuted_labels,
 }
 """What can be computed, in the order of the report."""
 

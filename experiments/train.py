@@ -124,6 +124,9 @@ class Training:
     """Decay of the weights: of their gradient's penalty for sgd, decoupled (AdamW) for adam."""
     augment: bool = False
     """Pad, crop and mirror at random: for natural images, not for digits."""
+    permute_labels: bool = False
+    """Train on the labels of other images, drawn at random: a model that knows the images and not
+    what relates them to their labels, for the data randomization test of explanations."""
     checkpoint_every: int = 50
     """Epochs between checkpoints."""
     overwrite: bool = False
@@ -179,6 +182,9 @@ def train(training: Training) -> dict[str, Any]:
         data_dir=training.data_dir,
     )
     train_images, held_out = decoded(load(training.train_split)), load(training.held_out_split)
+    if training.permute_labels:
+        permuted = np.random.default_rng((training.seed, 1)).permutation(train_images.labels)
+        train_images = dataclasses.replace(train_images, labels=permuted)
     model = fit(new_model(training, start, train_images), train_images, training, checkpoint)
     performed = functools.partial(performance, temperature=training.loss_temperature)
     record = {

@@ -178,3 +178,27 @@ def figure_a6(measured: Measurements) -> Result:
         "layer down; a method that shows what the model has learnt changes its maps."
     )
     return Result("Figures A6, A7: sanity check", text, rows, figures)
+
+
+def permuted_labels(measured: Measurements) -> Result | None:
+    """Appendix G: maps beside those of a twin that was trained on permuted labels."""
+    if measured.study.twin is None:
+        return None
+    rows = []
+    for method in measured.subject.methods:
+        twin = np.asarray(normalize(measured.of_twin(method)))
+        own = np.asarray(normalize(measured.maps(method)[: len(twin)]))
+        for measure, similarity in SIMILARITIES.items():
+            # What maps of one model have in common whatever the image: of the next one.
+            values = {"": similarity(own, twin), "others": similarity(own, np.roll(own, 1, axis=0))}
+            columns = (
+                mean_interval(np.asarray(found)).columns(f"{name}_mean" if name else "mean")
+                for name, found in values.items()
+            )
+            row = {"method": method, "similarity": measure}
+            rows.append({k: v for found in (row, *columns) for k, v in found.items()})
+    text = (
+        "How alike each map is to that of a model trained on permuted labels, and, as what is no "
+        "likeness at all (others), to the same model's map of another image."
+    )
+    return Result("Appendix G: permuted labels", text, rows)

@@ -203,6 +203,13 @@ class Measurements:
             names.append(name)
         return np.stack(maps, axis=1), names
 
+    def of_twin(self, method: str) -> np.ndarray:
+        """Maps of the model that was trained on permuted labels, of the first images."""
+        assert self.study.twin is not None  # the caller asks for it first
+        twin = jc2i.models.load(self.study.twin)
+        score = getattr(jc2i, self.study.scores)(twin)
+        return self.maps(method, most=self.study.randomized_images, score=score)
+
     def seconds(self, method: str) -> float:
         """Seconds that a method takes for a batch of 8 images, compiled; kept for each device."""
         images = self.subject.images[:TIMED]

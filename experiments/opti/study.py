@@ -74,7 +74,10 @@ class Study(Options):
     sensitivity_samples: int = 10
     """Draws of that noise for each image."""
     randomized_images: int = 10
-    """Images of the parameter randomization, figures A6 and A7."""
+    """Images of the parameter randomization, figures A6 and A7, and of permuted labels."""
+    twin: str | None = None
+    """Folder of a model that was trained on permuted labels (`experiments/train.py
+    --permute-labels`), whose maps are compared with the model's."""
     steps: int = 100
     """Steps of Opti-CAM."""
     learning_rates: tuple[float, ...] = (0.01, 0.05, 0.1, 0.5, 1.0)

@@ -52,6 +52,7 @@ COLUMNS = {
     "figure_a4": ["method", "exponent", *MASKED],
     "figure_a5": ["learning_rate", "steps", *MASKED],
     "figure_a6": ["randomized", "layers", "similarity", *with_intervals("mean")],
+    "permuted_labels": ["method", "similarity", *with_intervals("mean", "others_mean")],
     "claims": ["claim", *with_intervals("gain"), "verdict"],
 }
 FIGURES = {"figure2", "figure3", "figure_a6", "figure_a7"} | {
@@ -82,6 +83,7 @@ def study(tmp_path_factory):
     return Study(
         data=str(folder / "boxed.npz"),
         model=str(folder / "network"),
+        twin=str(folder / "network"),
         name="tiny",
         out=folder / "results",
         methods=METHODS,
@@ -147,8 +149,23 @@ def test_more_noise_and_more_draws_move_maps_further(tables):
     assert (few < moved(sensitivity_samples=4, sensitivity_radius=0.4)).all()
 
 
+def test_a_twin_that_is_the_model_explains_as_it_does(tables):
+    script.SCRIPT.run("permuted_labels", tables)
+    rows = {
+        (r["method"], r["similarity"]): r for r in read_csv(tables.folder / "permuted_labels.csv")
+    }
+    for measure in ("spearman", "absolute_spearman", "HOG", "SSIM"):
+        row = rows["grad_cam", measure]
+        assert row["mean"] == pytest.approx(1, abs=1e-5) and row["others_mean"] < 0.99
+
+
+def test_without_a_twin_there_is_nothing_to_say_of_permuted_labels(tables):
+    with pytest.raises(ValueError, match="Not of this study"):
+        script.SCRIPT.run("permuted_labels", dataclasses.replace(tables, twin=None))
+
+
 def test_one_command_writes_its_table(tables):
-    assert written(tables.folder, ".csv") == set(QUICK) and not written(tables.folder, ".html")
+    assert written(tables.folder, ".csv") >= set(QUICK) and not written(tables.folder, ".html")
     for name in QUICK:
         assert_whole(tables.folder, name)
         assert (tables.folder / f"{name}.json").exists()

@@ -144,6 +144,20 @@ def test_lipschitz_networks_are_trained_through_their_constraint_and_resumed(tin
     assert models.lipschitz_bound(tuned) <= 1 + 1e-6
 
 
+def test_permuted_labels_are_those_of_other_images(tiny, tmp_path):
+    arrays = dict(np.load(tiny.data))
+    order = np.random.default_rng((tiny.seed, 1)).permutation(30)
+    np.savez(tmp_path / "permuted.npz", **arrays | {"train_labels": arrays["train_labels"][order]})
+    first = dataclasses.replace(tiny, epochs=1)
+    asked = dataclasses.replace(first, out=tmp_path / "asked", permute_labels=True)
+    given = dataclasses.replace(first, out=tmp_path / "given", data=str(tmp_path / "permuted.npz"))
+    assert train(asked)["arguments"]["permute_labels"]
+    train(given)
+    assert not np.array_equal(arrays["train_labels"][order], arrays["train_labels"])
+    for one, other in zip(weights(asked.out), weights(given.out), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_dropout_is_drawn_anew_at_each_step_and_again_alike(tiny):
     class Noisy(models.Small):
         """Logits that are what dropout leaves of ones, times a weight."""
