@@ -132,10 +132,16 @@ def _sweeps(
     return figures
 
 
+def hog_similarity(first: np.ndarray, second: np.ndarray) -> Any:
+    """HOG similarity with the cells of 16 pixels that are usual, or smaller ones in small maps."""
+    fitting = min(first.shape[1:]) // 3  # a block is of three cells a side
+    return metrics.hog_similarity(first, second, cell=max(1, min(16, fitting)))
+
+
 SIMILARITIES = {
     "spearman": metrics.spearman,
     "absolute_spearman": partial(metrics.spearman, absolute=True),
-    "HOG": metrics.hog_similarity,
+    "HOG": hog_similarity,
     "SSIM": metrics.structural_similarity,
 }
 """How alike two maps are, as the paper's figure A6 has it."""

@@ -16,6 +16,7 @@ import jc2i
 from experiments import opti_cam as script
 from experiments.common.tables import read_csv
 from experiments.opti.canvases import canvases
+from experiments.opti.figures import SIMILARITIES
 from experiments.opti.measurements import Measurements
 from experiments.opti.study import ATTENTION, CONVOLUTIONAL, Study
 from jc2i import data, explainers, metrics, models
@@ -157,6 +158,13 @@ def test_a_twin_that_is_the_model_explains_as_it_does(tables):
     for measure in ("spearman", "absolute_spearman", "HOG", "SSIM"):
         row = rows["grad_cam", measure]
         assert row["mean"] == pytest.approx(1, abs=1e-5) and row["others_mean"] < 0.99
+
+
+@pytest.mark.parametrize(("side", "cell"), [(56, 16), (48, 16), (28, 9), (8, 2)])
+def test_maps_of_any_size_are_compared_by_their_gradients(side, cell):
+    first, second = np.random.default_rng(0).random((2, 3, side, side), np.float32)
+    found = SIMILARITIES["HOG"](first, second)
+    np.testing.assert_array_equal(found, metrics.hog_similarity(first, second, cell=cell))
 
 
 def test_without_a_twin_there_is_nothing_to_say_of_permuted_labels(tables):
