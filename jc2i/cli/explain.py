@@ -201,7 +201,9 @@ class _Photographs:
                     there = file.resolve() in inputs
                     takes = f"another --out, as {file} is itself to be explained"
                     checks.require(not there, str(path), "an image", takes)
-                    subject.refuse_existing(file, self.options.overwrite)
+                    # Whether an array alone is that of a killed run is seen when it is made again.
+                    if not (file == place.array and results.is_begun(place)):
+                        subject.refuse_existing(file, self.options.overwrite)
             except (ValueError, OSError) as error:
                 self._fail(number, error)
         if finished:
@@ -241,7 +243,12 @@ class _Photographs:
             return None
         place = self._places[self.paths[number]]
         self.options.out.mkdir(parents=True, exist_ok=True)
-        results.write(place, self._made_of(content, number), data.as_float(image), saliency, title)
+        made, pixels = self._made_of(content, number), data.as_float(image)
+        try:
+            results.write(place, made, pixels, saliency, title, overwrite=self.options.overwrite)
+        except FileExistsError as error:
+            self._fail(number, error)
+            return None
         self.wanted.discard(number)
         return place
 

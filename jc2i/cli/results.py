@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -96,7 +97,20 @@ def is_overlay(path: Path) -> bool:
     return named or bool(_note(path))
 
 
-def write(place: Place, made: str, image: np.ndarray, saliency: np.ndarray, title: str) -> None:
+def is_begun(place: Place) -> bool:
+    """Whether there is an array alone: a killed run's, it may be, that had no time for the rest."""
+    return not os.path.lexists(place.overlay) and place.array.is_file()
+
+
+def write(
+    place: Place,
+    made: str,
+    image: np.ndarray,
+    saliency: np.ndarray,
+    title: str,
+    *,
+    overwrite: bool = True,
+) -> None:
     """Writes the results of one photograph.
 
     Args:
@@ -105,6 +119,10 @@ def write(place: Place, made: str, image: np.ndarray, saliency: np.ndarray, titl
       image: the photograph as the model saw it.
       saliency: its raw map.
       title: what is written above it.
+      overwrite: whether another array that is there gives way; one that is the same may stay.
+
+    Raises:
+      FileExistsError: it does not.
     """
     figure = plots.saliency_overlay(image, saliency, title=title)
     picture, array = io.BytesIO(), io.BytesIO()
@@ -112,6 +130,8 @@ def write(place: Place, made: str, image: np.ndarray, saliency: np.ndarray, titl
     content = array.getvalue()
     note = json.dumps({"made": made, "map": hashlib.sha256(content).hexdigest()})
     figure.savefig(picture, format="png", dpi=150, metadata={"Software": "jc2i", NOTE: note})
+    if place.array.is_file() and place.array.read_bytes() != content:
+        subject.refuse_existing(place.array, overwrite)
     write_whole(place.array, content)
     write_whole(place.overlay, picture.getvalue())
 

@@ -124,10 +124,10 @@ def test_a_run_goes_on_where_it_stopped(run, several, tmp_path, monkeypatch, met
     assert (code, errors) == (0, "")
     write, written = results.write, []
 
-    def interrupted(place, *rest):
+    def interrupted(place, *rest, **options):
         if len(written) == 3:
             raise KeyboardInterrupt
-        write(place, *rest)
+        write(place, *rest, **options)
         written.append(place.overlay.name[0])
 
     out = tmp_path / "out"
@@ -151,6 +151,28 @@ def test_a_run_goes_on_where_it_stopped(run, several, tmp_path, monkeypatch, met
     assert contents(out) == contents(tmp_path / "whole")
     explained.clear()
     assert run(*arguments, "--out", out)[0] == 0 and explained == []
+
+
+def test_what_a_kill_left_between_two_files_is_finished_and_no_other_array_is_lost(
+    run, several, tmp_path
+):
+    out, paths = tmp_path / "out", [several / f"{index}.png" for index in range(3)]
+    assert run("explain", *paths, "--out", out)[0] == 0
+    before = contents(out)
+    (out / "1.grad-cam.png").unlink()
+    code, _, errors = run("explain", *paths, "--out", out)
+    assert (code, errors) == (0, "jc2i: 2 of 3 images are explained already\n")
+    assert contents(out) == before
+    # Another's array, beside which no overlay lies, is as good as any other file.
+    (out / "1.grad-cam.png").unlink()
+    np.save(out / "1.grad-cam.npy", np.ones((2, 2)))
+    code, output, errors = run("explain", *paths, "--out", out)
+    refused = f"jc2i: {out}/1.grad-cam.npy exists: pass --overwrite to replace it"
+    assert code == 1 and refused in errors.splitlines() and "1.grad-cam" not in output
+    assert np.load(out / "1.grad-cam.npy").shape == (2, 2)
+    assert not (out / "1.grad-cam.png").exists()
+    assert run("explain", *paths, "--out", out, "--overwrite")[0] == 0
+    assert contents(out) == before
 
 
 def test_what_a_result_depends_on_is_not_taken_for_finished(run, several, tmp_path, photographs):
