@@ -196,13 +196,15 @@ def permuted_labels(measured: Measurements) -> Result | None:
         own = np.asarray(normalize(measured.maps(method)[: len(twin)]))
         for measure, similarity in SIMILARITIES.items():
             # What maps of one model have in common whatever the image: of the next one.
-            values = {"": similarity(own, twin), "others": similarity(own, np.roll(own, 1, axis=0))}
-            columns = (
-                mean_interval(np.asarray(found)).columns(f"{name}_mean" if name else "mean")
-                for name, found in values.items()
+            others = similarity(own, np.roll(own, 1, axis=0))
+            rows.append(
+                {
+                    "method": method,
+                    "similarity": measure,
+                    **mean_interval(np.asarray(similarity(own, twin))).columns("mean"),
+                    **mean_interval(np.asarray(others)).columns("others_mean"),
+                }
             )
-            row = {"method": method, "similarity": measure}
-            rows.append({k: v for found in (row, *columns) for k, v in found.items()})
     text = (
         "How alike each map is to that of a model trained on permuted labels, and, as what is no "
         "likeness at all (others), to the same model's map of another image."

@@ -193,10 +193,9 @@ def chosen(
         layer = _default({name: shapes[name] for name in listed}, shapes, images, prefix_tokens)
         if layer is None:
             raise checks.invalid("layer", None, takes)
-    # A name that there is not is refused by what looks it up.
-    activation = named.get(layer) or jax.eval_shape(
-        lambda images: taps.capture(model, images, layer), images
-    )
+    activation = named.get(layer)
+    if activation is None:  # refused by what looks it up
+        activation = jax.eval_shape(lambda images: taps.capture(model, images, layer), images)
     found = axes.get(layer, [])
     got = f"{layer!r}, {checks.describe(activation)}"
     if prefix_tokens is not None and activation.ndim == 3 and not found:

@@ -146,3 +146,14 @@ def test_one_layer_in_a_tuple_is_that_layer(convnet):
     np.testing.assert_array_equal(
         explainers.grad_cam(model, images, TARGETS, layer=("layer2",)), alone
     )
+
+
+def test_a_named_number_is_no_grid():
+    def model(images):
+        total = checkpoint_name(images.sum(), "total")
+        kept = checkpoint_name(images, "kept")
+        return kept.mean((1, 2))[:, :2] + total
+
+    images, targets = np.ones((2, 8, 8, 3), np.float32), np.array([0, 1])
+    with pytest.raises(ValueError, match=r"^layer: got 'total', float32\[\], takes one of kept"):
+        explainers.grad_cam(model, images, targets, layer="total")
