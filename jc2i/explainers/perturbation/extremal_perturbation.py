@@ -155,19 +155,31 @@ def _perturbation(
     if not isinstance(baseline, str):
         fill = removal.fill(images, baseline)[None]
         return lambda keep: masking.blend(images[None], keep[..., None], fill)
-    blurred = pyramid(images, levels, max_blur)
-    steps = jnp.diff(blurred, axis=0)[:, None]
+    # Channel by channel: the gradient of a mask that is spread over channels sums over the last
+    # axis, which is no vector on CPU: it made a step half as long again.
+    blurred = jnp.moveaxis(pyramid(images, levels, max_blur), -1, 0)
+    steps = jnp.diff(blurred, axis=1)[:, :, None]
 
     def perturb(keep: Array) -> Array:
-        result = blurred[:1]
-        for level, more in enumerate(steps):
-            above = keep[..., None] * (levels - 1) - level
-            # Not jnp.clip: where the mask is at a level, its slope is that above it.
-            share = jnp.where(above >= 1, 1, jnp.where(above >= 0, above, 0))
-            result = result + share * more
-        return result
+        channels = zip(blurred, steps, strict=True)
+        return jnp.stack([_climbed(first[0], more, keep) for first, more in channels], axis=-1)
 
     return perturb
+
+
+def _climbed(
+    first: Float[Array, "batch height width"],
+    steps: Float[Array, "steps 1 batch height width"],
+    keep: Float[Array, "chunk batch height width"],
+) -> Float[Array, "chunk batch height width"]:
+    """What lies at a share of the way of equal steps."""
+    result = first
+    for number, step in enumerate(steps):
+        above = keep * len(steps) - number
+        # Not jnp.clip: where the mask is at a level, its slope is that above it.
+        share = jnp.where(above >= 1, 1, jnp.where(above >= 0, above, 0))
+        result = result + share * step
+    return result
 
 
 def pyramid(
