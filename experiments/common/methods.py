@@ -9,6 +9,12 @@ from jaxtyping import Array
 
 _NAMES = {
     "rise": "RISE",
+    "cam": "CAM",
+    "lrp": "LRP",
+    "deeplift": "DeepLIFT",
+    "guided_backprop": "Guided backpropagation",
+    "kernel_shap": "KernelSHAP",
+    "norm_grad": "NormGrad",
     "smoothgrad": "SmoothGrad",
     "lime": "LIME",
     "gradient_shap": "GradientSHAP",
@@ -24,11 +30,13 @@ _NAMES = {
     "full_grad": "FullGrad",
     "opti_cam": "Opti-CAM",
     "fake_cam": "Fake-CAM",
+    "ssim": "SSIM",
+    "spearman_root": "Spearman, its root",
 }
 
 
 def words(method: str) -> str:
-    """A method's name as papers write it."""
+    """The name of a method or a distance as papers write it."""
     return _NAMES.get(method, method.replace("_", " ").capitalize())
 
 

@@ -73,28 +73,27 @@ def table3(measured: Measurements) -> Result:
     return Result("Tables 3, A.11: insertion and deletion", text, rows)
 
 
+ADCC_COLUMNS = ("ADCC", "coherency", "complexity", "ADCC_drop")
+"""ADCC and its parts, as `jc2i.metrics.fidelity.masked.ADCC_PARTS` has them."""
+
+
 def table4(measured: Measurements) -> Result:
     """Table 4: AOPC, max-sensitivity and ADCC of each method."""
-    rows = []
+    study, rows = measured.study, []
     for method in measured.subject.methods:
-        adcc, coherency, complexity, drop = measured.adcc(method).T
-        sensitivity = measured.max_sensitivity(method)
-        rows.append(
-            {
-                "method": method,
-                **mean_interval(100 * measured.aopc(method)).columns("AOPC"),
-                **mean_interval(sensitivity).columns("MS"),
-                **mean_interval(adcc).columns("ADCC"),
-                **mean_interval(coherency).columns("coherency"),
-                **mean_interval(complexity).columns("complexity"),
-                **mean_interval(drop).columns("ADCC_drop"),
-            }
-        )
+        row: Row = {"method": method, **mean_interval(100 * measured.aopc(method)).columns("AOPC")}
+        if study.sensitivity_images:
+            row |= mean_interval(measured.max_sensitivity(method)).columns("MS")
+        if study.adcc_images:
+            parts = zip(ADCC_COLUMNS, measured.adcc(method).T, strict=True)
+            for name, values in parts:
+                row |= mean_interval(values).columns(name)
+        rows.append(row)
     text = (
         "AOPC (higher is better): the mean fall of the predicted class's probability, in per cent, "
         "as the map's 10 best patches of 14 pixels go. MS (lower): the largest relative change of "
-        f"the map in {measured.study.sensitivity_samples} draws of noise of up to "
-        f"{measured.study.sensitivity_radius:g}. ADCC (*higher* is better; the paper's arrow "
+        f"the map in {study.sensitivity_samples} draws of noise of up to "
+        f"{study.sensitivity_radius:g}. ADCC (*higher* is better; the paper's arrow "
         "points the other way) joins the coherency, the complexity and the drop beside it."
     )
     return Result("Table 4: AOPC, max-sensitivity, ADCC", text, rows)

@@ -178,7 +178,9 @@ def _sanity(
             value = np.array([row["value"] for row in own])
             spread = np.array([row.get("deviation", 0.0) for row in own])
             highest = np.abs(value).max() or 1.0
-            lines[distance] = tuple(v / highest for v in (value, value - spread, value + spread))
+            lines[words(distance)] = tuple(
+                v / highest for v in (value, value - spread, value + spread)
+            )
         figures[f"{name}_{point}"] = plots.sweep(
             at, lines, xlabel=xlabel, ylabel="distance / highest"
         )

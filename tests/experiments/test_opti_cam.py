@@ -150,6 +150,13 @@ def test_more_noise_and_more_draws_move_maps_further(tables):
     assert (few < moved(sensitivity_samples=4, sensitivity_radius=0.4)).all()
 
 
+def test_measures_of_no_images_are_left_out_of_table_4(tables):
+    without = dataclasses.replace(tables, name="left-out", adcc_images=0, sensitivity_images=0)
+    script.SCRIPT.run("table4", without)
+    rows = read_csv(without.folder / "table4.csv")
+    assert {name.split("_")[0] for name in rows[0]} == {"method", "AOPC"}
+
+
 def test_a_twin_that_is_the_model_explains_as_it_does(tables):
     folder = script.SCRIPT.run("permuted_labels", dataclasses.replace(tables, name="twin"))
     rows = {(r["method"], r["similarity"]): r for r in read_csv(folder / "permuted_labels.csv")}
@@ -345,6 +352,7 @@ def run_script(arguments, monkeypatch):
         (["--steps", "0"], "steps: got 0, takes a number above 0"),
         (["--costly-images", "0"], "costly_images: got 0, takes a number above 0"),
         (["--lime-samples", "-1"], "lime_samples: got -1, takes a number above 0"),
+        (["--adcc-images", "-1"], "adcc_images: got -1, takes a whole number of at least 0"),
         (["--iterations", "0"], "iterations: got (0,), takes numbers above 0"),
         (["--images", "100"], "images: got 100, takes at most the 8 there are"),
         (["--layer", "layer4"], "layer: got 'layer4', takes one of block0, block1, dense"),
