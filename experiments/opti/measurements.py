@@ -13,12 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-import jc2i
 from experiments.common.methods import explain
 from experiments.common.provenance import devices
 from experiments.common.report import write_json
 from experiments.opti.study import COSTLY, OPTI, Study, Subject
-from jc2i import explainers, metrics, parallel, query
+from jc2i import explainers, metrics, models, parallel, query
 from jc2i.metrics.randomization import layers_of
 
 TRUTH, MOST, SECOND, LEAST = "truth", "most probable", "second", "least probable"
@@ -198,16 +197,14 @@ class Measurements:
             subject.model, images[:1], key=jax.random.fold_in(self.key, 1), layers=chosen
         )
         for name, model in copies:
-            score = getattr(jc2i, self.study.scores)(model)
-            maps.append(self.maps(method, most=len(images), score=score))
+            maps.append(self.maps(method, most=len(images), score=subject.score_of(model)))
             names.append(name)
         return np.stack(maps, axis=1), names
 
     def of_twin(self, method: str) -> np.ndarray:
         """Maps of the model that was trained on permuted labels, of the first images."""
         assert self.study.twin is not None  # the caller asks for it first
-        twin = jc2i.models.load(self.study.twin)
-        score = getattr(jc2i, self.study.scores)(twin)
+        score = self.subject.score_of(models.load(self.study.twin))
         return self.maps(method, most=self.study.randomized_images, score=score)
 
     def seconds(self, method: str) -> float:

@@ -145,7 +145,11 @@ class Subject(CommonSubject):
     @cached_property
     def score(self) -> Any:
         """The score that is explained."""
-        return getattr(jc2i, self.study.scores)(self.model)
+        return self.score_of(self.model)
+
+    def score_of(self, model: Any) -> Any:
+        """The same score of another model."""
+        return getattr(jc2i, self.study.scores)(model)
 
     @cached_property
     def probabilities(self) -> Any:
