@@ -223,6 +223,9 @@ def known_method(function: Any) -> Method | None:
     """What is known of a method, also of one with some options fixed; None of another function."""
     while isinstance(function, functools.partial):
         function = function.func
+    if isinstance(function, Explained | pytrees.Partial | pytrees.PlainFunction):
+        explainer = isinstance(function, Explained)
+        return known_method(function.explainer if explainer else function.function)
     found = getattr(function, "method", None)
     return found if isinstance(found, Method) else None  # another's attribute of that name
 
@@ -295,6 +298,9 @@ def _run(method: Method, values: dict[str, Any]) -> Any:
         checks.require(callable(explain), "explainer", checks.describe(explain), takes)
         inner = known_method(explain)
         _refuse_unknown(values, method, inner)
+        if inner is not None:
+            explain, fixed = _apart(explain, inner, wide)
+            by_image |= {_FIXED: fixed} if fixed else {}
         explain = pytrees.as_pytree("explainer", explain, takes)
         arrays["explainer"], rests["explainer"] = pytrees.split(explain)
     arguments: dict[str, Any] = {}
@@ -382,6 +388,52 @@ def _is_by_image(kind: Any, value: Any) -> bool:
     return getattr(kind, "by_image", False)
 
 
+_FIXED = "explainer's own"
+"""Under which the options of an explainer are that are fixed and have one entry an image."""
+
+
+def _apart(explainer: Any, method: Method, images: checks.Array) -> tuple[Any, dict[str, Any]]:
+    """An explainer, and what `functools.partial` fixed of it that has one entry an image."""
+    fixed: dict[str, Any] = {}
+    if not isinstance(explainer, functools.partial):
+        return explainer, fixed
+    for name, value in explainer.keywords.items():
+        kind = method.kinds.get(name)
+        if checks.is_array(value) and kind is not None:
+            read = kind.read(name, value, images)
+            if isinstance(read, jax.Array | np.ndarray) and _is_by_image(kind, read):
+                fixed[name] = read
+    rest = {name: v for name, v in explainer.keywords.items() if name not in fixed}
+    return functools.partial(explainer.func, *explainer.args, **rest), fixed
+
+
+def repeated(
+    explainer: Explained, options: Mapping[str, Any], times: int
+) -> tuple[Explained, dict[str, Any]]:
+    """An explainer and its options for several variants of each image, side by side.
+
+    Args:
+      explainer: an explainer as a metric gets it.
+      options: what the metric hands on to it.
+      times: variants of each image.
+
+    Returns:
+      Both; of the options that have one entry an image, each as many times.
+    """
+    known = known_method(explainer)
+    kinds = known.kinds if known else {}
+
+    def several(options: Mapping[str, Any]) -> dict[str, Any]:
+        arrays = {n: v for n, v in options.items() if isinstance(v, jax.Array | np.ndarray)}
+        return dict(options) | {
+            name: jnp.repeat(array, times, axis=0)
+            for name, array in arrays.items()
+            if _is_by_image(kinds.get(name), array)
+        }
+
+    return dataclasses.replace(explainer, fixed=several(explainer.fixed)), several(options)
+
+
 def _fitting(model: Any, images: Array, rows: int) -> tuple[Any, int]:
     """A model that takes the widened images, and the number of its classes.
 
@@ -453,13 +505,19 @@ class _Traced:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Explained:
-    """An explainer whose maps are refused in its own name where they are none."""
+    """An explainer whose maps are refused in its own name where they are none.
+
+    Attributes:
+      explainer: the function.
+      fixed: options that it is called with, if not with others, that have one entry an image.
+    """
 
     explainer: Any
+    fixed: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __call__(self, model: Any, images: Any, targets: Any, **options: Any) -> Any:
         with pytrees.at_fault("explainer", images):
-            maps = self.explainer(model, images, targets, **options)
+            maps = self.explainer(model, images, targets, **{**self.fixed, **options})
         got = f"one that returns {checks.describe(maps)}"
         takes = f"one that returns maps[batch, height, width], for {checks.describe(images)}"
         is_array = isinstance(maps, jax.Array | np.ndarray) and maps.ndim > 2
@@ -481,19 +539,23 @@ class _Call:
     watching: tuple[int, ...] | None
 
     def __call__(self, by_image: Any, arguments: Any, arrays: Any) -> Any:
-        trees: dict[str, Any] = {
-            n: Explained(pytrees.join(arrays[n], rest)) for n, rest in self.trees if n != "model"
-        }
+        trees = {n: pytrees.join(arrays[n], rest) for n, rest in self.trees if n != "model"}
         model = _Traced(arrays["model"], dict(self.trees)["model"])
         trees["model"] = tracing.prepared(model)
         options = {**trees, **dict(self.words), **arguments}
         if self.takes_batch_size:
             options["batch_size"] = self.batch_size
+
+        def run(part: Any) -> Any:
+            own = dict(part)
+            fixed = own.pop(_FIXED, {})
+            if "explainer" in options:
+                own["explainer"] = Explained(options["explainer"], fixed)
+            return self.function(**{**options, **own})
+
         if by_image["images"].shape[0] <= self.batch_size:
-            return self.function(**options, **by_image)
-        return streaming.over_images(
-            lambda part: self.function(**options, **part), by_image, self.batch_size
-        )
+            return run(by_image)
+        return streaming.over_images(run, by_image, self.batch_size)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -27,7 +27,8 @@ def grid_of_tokens(
     A patch is a square of a whole number s of pixels, so that the grid is the image's sides divided
     by s, both rounded down or both up, and has more than one cell. Of the grids that are no larger
     than the number of tokens, the largest leaves the fewest over: a class token, a distillation
-    token, registers.
+    token, registers. Where that is one of patches that do not divide the image, and there is one of
+    patches that do, with more tokens left over, arithmetic does not tell them apart.
 
     Args:
       tokens: the number of tokens.
@@ -39,7 +40,8 @@ def grid_of_tokens(
       The number of tokens before the patches, and the rows and columns of patches.
 
     Raises:
-      ValueError: if no such grid leaves that many tokens over, naming `prefix_tokens`.
+      ValueError: if no such grid leaves that many tokens over, or two kinds of grids do, naming
+        `prefix_tokens`.
     """
     left_over = range(MOST_PREFIX_TOKENS + 1) if prefix_tokens is None else (prefix_tokens,)
     found = [
@@ -51,7 +53,20 @@ def grid_of_tokens(
     got = f"{prefix_tokens} for {tokens} tokens of {image}"
     takes = "how many tokens come before those of a grid of square patches over the image"
     checks.require(bool(found), "prefix_tokens", got, takes)
-    return min(found, key=lambda grid: grid.prefix)
+    fewest = min(found, key=lambda grid: grid.prefix)
+    dividing = [grid for grid in found if _divides(grid.rows, height, grid.columns, width)]
+    if dividing and fewest not in dividing:
+        either = min(dividing, key=lambda grid: grid.prefix)
+        takes = " or ".join(
+            f"{grid.prefix} (a grid of {grid.rows} x {grid.columns})" for grid in (fewest, either)
+        )
+        raise checks.invalid("prefix_tokens", got, takes)
+    return fewest
+
+
+def _divides(rows: int, height: int, columns: int, width: int) -> bool:
+    """Whether a grid's patches are squares that fill the image."""
+    return height % rows == 0 and width % columns == 0 and height // rows == width // columns
 
 
 def _grids(height: int, width: int) -> Iterator[tuple[int, int]]:

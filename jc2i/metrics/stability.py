@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jc2i import checks, pytrees, streaming
+from jc2i import checks, pytrees, query, streaming
 from jc2i.normalization import length
 from jc2i.normalization import normalize as min_max
 from jc2i.options import Number, Scalar
@@ -78,7 +78,7 @@ def lipschitz(
         distance = _norm(near.images - images[:, None])
         # A step can be too small for the image's floats: no neighbour, so no ratio.
         moved = near.counted & (distance > 0)
-        ratios = _norm(near.maps - near.own[:, None]) / jnp.where(moved, distance, 1)
+        ratios = _changes(near) / jnp.where(moved, distance, 1)
         return jnp.where(moved, ratios, 0)
 
     around = _Around(neighbours, normalize, shared_key, batch_size)
@@ -142,7 +142,7 @@ def max_sensitivity(
         return jax.random.uniform(noise_key, shape, images.dtype, -1, 1) * radius, own_key
 
     def change(near: _Neighbours) -> Array:
-        changes = _norm(near.maps - near.own[:, None])
+        changes = _changes(near)
         if relative:
             length = _norm(near.own[:, None])
             some = length > 0
@@ -175,7 +175,7 @@ def _largest(
     change: Callable[[_Neighbours], Array],
     step: Callable[[Array], tuple[Array, Array]],
     around: _Around,
-    explainer: Callable,
+    explainer: Any,
     model: Callable,
     images: checks.Array,
     targets: checks.Array,
@@ -208,7 +208,8 @@ def _largest(
         model, targets, options = pytrees.join(arrays, rest)
         together = variants.shape[1]
         flat, repeated = variants.reshape(-1, *shape), jnp.repeat(targets, together)
-        maps = explainer(model, flat, repeated, key=keys.reshape(-1), **options)
+        each, options = query.repeated(explainer, options, together)
+        maps = each(model, flat, repeated, key=keys.reshape(-1), **options)
         if around.normalize:
             got = f"one that returns {checks.describe(maps)}"
             takes = "one that returns maps[batch, height, width], or normalize=False"
@@ -248,6 +249,12 @@ def _largest(
     own, largest = streaming.fold(compare, start, count, chunk)
     finite = jnp.isfinite(own).reshape(batch, -1).all(axis=1)
     return jnp.where(finite, largest, jnp.nan)
+
+
+def _changes(near: _Neighbours) -> Array:
+    """How far each neighbour's map is from the image's; NaN where it is not finite."""
+    changes = _norm(near.maps - near.own[:, None])
+    return jnp.where(jnp.isfinite(changes), changes, jnp.nan)
 
 
 def _norm(values: Array) -> Array:

@@ -71,7 +71,9 @@ def test_a_pixel_lies_in_a_box_if_its_centre_does():
         (0.13, 0.63, [0, 1, 1, 0]),
         (0.12, 0.62, [1, 1, 0, 0]),
         (0, 1, [1, 1, 1, 1]),
-        (0.4, 0.45, [0, 0, 1, 0]),  # holds no centre, yet is a box
+        (0.4, 0.45, [0, 1, 0, 0]),  # holds no centre, yet is a box
+        (0.28, 0.3, [0, 1, 0, 0]),
+        (0.38, 0.51, [0, 1, 0, 0]),  # nor does this one, of two pixels
         (0.95, 1, [0, 0, 0, 1]),
         (0.5, 0.5, [0, 0, 0, 0]),  # no area: no box
     ]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -145,6 +146,45 @@ def test_a_map_that_is_not_finite_is_nan_alone(model, images):
 
     got = np.asarray(lipschitz(broken, model, images, TARGETS, key=KEY, neighbours=4))
     np.testing.assert_array_equal(np.isnan(got), np.asarray(TARGETS) == 1)
+
+
+@pytest.mark.parametrize("broken", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize(
+    "metric", [max_sensitivity, partial(lipschitz, normalize=False)], ids=["sensitivity", "slope"]
+)
+def test_a_neighbours_map_that_is_not_finite_is_nan_too(model, images, metric, broken):
+    one = images[:1]
+
+    def sound_at_the_image(model, images, targets, *, key):
+        own = (jnp.abs(images - one) < 1e-7).all(axis=(1, 2, 3))
+        return jnp.where(own[:, None, None], images[..., 0], broken)
+
+    assert np.isnan(metric(sound_at_the_image, model, one, TARGETS[:1], key=KEY))
+
+
+@pytest.mark.parametrize("metric", [max_sensitivity, lipschitz])
+@pytest.mark.parametrize("fixed", [False, True], ids=["option", "partial"])
+def test_options_with_one_entry_an_image_go_with_it(model, images, metric, fixed):
+    """However many explanations are in flight, and wherever the option stands."""
+    baseline = np.random.default_rng(2).random(images[:3].shape, np.float32)
+    options = {"baseline": baseline, "window": 2, "stride": 2}
+    explainer = partial(explainers.occlusion, **options) if fixed else explainers.occlusion
+    count = {"samples" if metric is max_sensitivity else "neighbours": 3}
+
+    def value(batch_size, images, explainer, **given):
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(len(images)))
+        given |= count | {"key": keys, "batch_size": batch_size}
+        return metric(explainer, model, images, TARGETS[: len(images)], **given)
+
+    given = {} if fixed else options
+    alone = value(
+        None, images[:1], partial(explainers.occlusion, **options | {"baseline": baseline[:1]})
+    )
+    whole = value(None, images[:3], explainer, **given)
+    np.testing.assert_allclose(whole[:1], alone, rtol=1e-3)
+    for batch_size in (1, 2, 6, 100):
+        got = value(batch_size, images[:3], explainer, **given)
+        np.testing.assert_allclose(got, whole, rtol=1e-3)
 
 
 def test_chunks_are_equal(model, images):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -172,35 +173,73 @@ _AFFINE = frozenset("add add_any sub mul div neg convert_element_type copy".spli
 
 
 def _apart(unit: Unit) -> tuple[Unit, ...]:
-    """A normalisation and the activation behind it, which are one elementwise function, as two.
+    """An activation and the normalisations around it, which are one elementwise function, apart.
 
-    A network that normalises sums (its rectifiers stand in front of its convolutions) has its
-    biases there. Where only numbers are added they are the activation's own (a hard sigmoid is
-    relu6(x + 3) / 6), but for those in front of a plain rectifier.
+    A network that normalises sums (its rectifiers stand in front of its convolutions), or what a
+    rectifier gives, has its biases there. Where only numbers are added they are the activation's
+    own (a hard sigmoid is relu6(x + 3) / 6), but for those around a plain rectifier.
     """
     if unit.kind != "activation" or len(unit.inputs) != 1 or unit.held:
         return (unit,)
-    value, affine = unit.inputs[0], 0
-    weighted = False
-    for equation in unit.equations:
-        readers = [e for e in unit.equations if any(atom is value for atom in e.invars)]
-        others = [atom for atom in equation.invars if atom is not value]
-        divides = equation.primitive.name == "div" and equation.invars[0] is not value
-        if equation.primitive.name not in _AFFINE or divides or value in unit.outputs:
-            break
-        if readers != [equation] or len(others) != len(equation.invars) - 1:
-            break
-        weighted |= any(math.prod(getattr(atom.aval, "shape", ())) > 1 for atom in others)
-        (value,), affine = equation.outvars, affine + 1
-    rest = unit.equations[affine:]
-    if not affine or not (weighted or _is_rectifier(rest)):
-        return (unit,)
-    return (
-        dataclasses.replace(
-            unit, kind="affine", equations=unit.equations[:affine], outputs=(value,)
-        ),
-        dataclasses.replace(unit, equations=rest, inputs=(value,), nonnegative=False),
-    )
+    runs = _runs(unit)
+    around = [(), *(run.equations for run in runs), ()]
+    own = [
+        run.is_affine and (run.is_weighted or any(map(_is_rectifier, (around[i], around[i + 2]))))
+        for i, run in enumerate(runs)
+    ]
+    found: list[Unit] = []
+    for is_own, group in itertools.groupby(zip(own, runs, strict=True), key=lambda pair: pair[0]):
+        members = [run for _, run in group]
+        equations = tuple(equation for run in members for equation in run.equations)
+        kind, outputs = "affine" if is_own else unit.kind, tuple(equations[-1].outvars)
+        nonnegative = unit.nonnegative and not found
+        given = (members[0].given,)
+        found.append(Unit(kind, equations, given, (), outputs, unit.first, nonnegative))
+    return tuple(found)
+
+
+class _Run(NamedTuple):
+    """A part of an elementwise function: a function of one value."""
+
+    given: Any
+    equations: tuple[Any, ...]
+    is_affine: bool
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether it scales or shifts by an array, as a normalisation does."""
+        made = [self.given, *(variable for e in self.equations for variable in e.outvars)]
+        others = [a for e in self.equations for a in e.invars if not any(a is v for v in made)]
+        return any(math.prod(getattr(atom.aval, "shape", ())) > 1 for atom in others)
+
+
+def _runs(unit: Unit) -> list[_Run]:
+    """An elementwise function as functions one behind the other, in turn affine and not."""
+    runs: list[_Run] = []
+    value, begun = unit.inputs[0], 0
+    made = [value]
+    for end, equation in enumerate(unit.equations, 1):
+        made += equation.outvars
+        needed = [*unit.outputs, *(atom for e in unit.equations[end:] for atom in e.invars)]
+        alive = [variable for variable in made if any(atom is variable for atom in needed)]
+        if len(alive) > 1:
+            continue
+        run = _Run(
+            value, unit.equations[begun:end], end == begun + 1 and _is_affine(equation, value)
+        )
+        if runs and runs[-1].is_affine == run.is_affine:
+            before = runs.pop()
+            run = before._replace(equations=(*before.equations, *run.equations))
+        runs.append(run)
+        (value,), begun = alive, end
+    return runs
+
+
+def _is_affine(equation: Any, value: Any) -> bool:
+    others = [atom for atom in equation.invars if atom is not value]
+    divides = equation.primitive.name == "div" and equation.invars[0] is not value
+    one = len(others) == len(equation.invars) - 1
+    return equation.primitive.name in _AFFINE and one and not divides
 
 
 def _is_rectifier(equations: Sequence[Any]) -> bool:

@@ -60,8 +60,8 @@ def pad_boxes(boxes: Boxes, count: int | None = None) -> Float[np.ndarray, "batc
 def box_mask(boxes: Boxes, height: int, width: int) -> Bool[Array, "batch height width"]:
     """The pixels of each image that lie in any of its boxes: the union U of Opti-CAM B.1.
 
-    A pixel lies in a box if its centre does; a box that holds no centre is the one pixel nearest
-    to its top left corner.
+    A pixel lies in a box if its centre does. A box so thin that it holds no centre of a row, or
+    of a column, has the one that its top left corner lies in.
 
     Args:
       boxes: boxes of each image, as fractions of it (`Boxes`).
@@ -109,8 +109,10 @@ def pixel_edges(boxes: Float[Array, "*batch 4"], height: int, width: int) -> Int
     """The first row and column of each box, and those behind its last; zeros for no box."""
     size = jnp.asarray([height, width], boxes.dtype).reshape((1,) * (boxes.ndim - 1) + (2,))
     start, stop = jnp.split(boxes, 2, axis=-1)
-    first = jnp.minimum(jnp.ceil(start * size - 0.5), size - 1)
-    behind = jnp.maximum(jnp.ceil(stop * size - 0.5), first + 1)
+    first, behind = jnp.ceil(start * size - 0.5), jnp.ceil(stop * size - 0.5)
+    corner = jnp.minimum(jnp.floor(start * size), size - 1)
+    some = first < behind
+    first, behind = jnp.where(some, first, corner), jnp.where(some, behind, corner + 1)
     drawn = (stop > start).all(axis=-1, keepdims=True)
     edges = jnp.concatenate([first, behind], axis=-1).astype(jnp.int32)
     return jnp.where(drawn, edges, 0)

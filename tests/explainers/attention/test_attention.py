@@ -208,7 +208,8 @@ def test_relevance_and_gradient_at_named_maps_equal_those_worked_in_pytorch(publ
         (1 + 14 * 10, (224, 160), None, (1, 14, 10)),
         (1 + 16 * 37, (224, 518), None, (1, 16, 37)),  # patches of 14 pixels
         (7, (8, 9), None, (1, 2, 3)),  # 2 rows of 8 pixels left over
-        (17, (30, 30), None, (1, 4, 4)),  # 2 pixels left over
+        (17, (30, 30), 1, (1, 4, 4)),  # 2 pixels left over
+        (65, (32, 32), None, (1, 8, 8)),  # patches of 4, not 16 tokens and patches of 5
         (20, (8, 8), 4, (4, 4, 4)),
         (36, (8, 8), 20, (20, 4, 4)),
         (5, (8, 8), None, (1, 2, 2)),
@@ -216,6 +217,23 @@ def test_relevance_and_gradient_at_named_maps_equal_those_worked_in_pytorch(publ
 )
 def test_the_grid_of_tokens_by_arithmetic(tokens, size, prefix, expected):
     assert grid_of_tokens(tokens, *size, prefix) == expected
+
+
+@pytest.mark.parametrize(
+    ("tokens", "size", "one", "other"),
+    [
+        (29, (64, 96), "1 (a grid of 4 x 7)", "5 (a grid of 4 x 6)"),
+        (9, (32, 32), "0 (a grid of 3 x 3)", "5 (a grid of 2 x 2)"),
+        (17, (30, 30), "1 (a grid of 4 x 4)", "8 (a grid of 3 x 3)"),
+    ],
+)
+def test_patches_that_fit_are_not_passed_over_for_some_that_do_not(tokens, size, one, other):
+    """Patches that divide the image, with registers, or patches that do not: it must be said."""
+    with pytest.raises(ValueError) as refusal:
+        grid_of_tokens(tokens, *size)
+    assert str(refusal.value).endswith(f"image, takes {one} or {other}")
+    for prefix in (int(one.split()[0]), int(other.split()[0])):
+        assert grid_of_tokens(tokens, *size, prefix).prefix == prefix
 
 
 @pytest.mark.parametrize(("tokens", "prefix"), [(1, None), (2, None), (5, 4)])

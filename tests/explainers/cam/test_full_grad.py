@@ -65,7 +65,26 @@ def normalises_sums(values):
     return values + convolved(jax.nn.relu(inside + GOLDEN["bias1"][1:4]), "kernel1", 1)[..., 1:]
 
 
+BIAS = GOLDEN["bias1"]
+
+
+def normalised(values):
+    """The arithmetic of a batch normalisation, its numbers made up."""
+    return (values - 0.3 * BIAS) * (1 + BIAS**2) / 1.7 + BIAS[::-1]
+
+
 CELLS = {
+    "a normalisation behind a rectifier": lambda x: normalised(
+        jax.nn.relu(convolved(x, "kernel1", 1))
+    ),
+    "a normalisation between rectifiers": lambda x: jax.nn.relu(
+        normalised(jax.nn.leaky_relu(convolved(x, "kernel1", 1)))
+    ),
+    "a normalisation on both sides": lambda x: normalised(
+        jax.nn.relu(normalised(convolved(x, "kernel1", 1) + x[..., :1]))
+    ),
+    "a bias behind a rectifier": lambda x: jax.nn.relu(convolved(x, "kernel1", 1)) + BIAS,
+    "a number behind a rectifier": lambda x: 3 * jax.nn.relu(convolved(x, "kernel1", 1)) - 0.6,
     "a normalisation of a sum": normalises_sums,
     "a number in front of a rectifier": lambda x: convolved(jax.nn.relu(0.7 - x), "kernel1", 1),
     "a border that is not black": lambda x: convolved(
