@@ -407,33 +407,6 @@ def _apart(explainer: Any, method: Method, images: checks.Array) -> tuple[Any, d
     return functools.partial(explainer.func, *explainer.args, **rest), fixed
 
 
-def repeated(
-    explainer: Explained, options: Mapping[str, Any], times: int
-) -> tuple[Explained, dict[str, Any]]:
-    """An explainer and its options for several variants of each image, side by side.
-
-    Args:
-      explainer: an explainer as a metric gets it.
-      options: what the metric hands on to it.
-      times: variants of each image.
-
-    Returns:
-      Both; of the options that have one entry an image, each as many times.
-    """
-    known = known_method(explainer)
-    kinds = known.kinds if known else {}
-
-    def several(options: Mapping[str, Any]) -> dict[str, Any]:
-        arrays = {n: v for n, v in options.items() if isinstance(v, jax.Array | np.ndarray)}
-        return dict(options) | {
-            name: jnp.repeat(array, times, axis=0)
-            for name, array in arrays.items()
-            if _is_by_image(kinds.get(name), array)
-        }
-
-    return dataclasses.replace(explainer, fixed=several(explainer.fixed)), several(options)
-
-
 def _fitting(model: Any, images: Array, rows: int) -> tuple[Any, int]:
     """A model that takes the widened images, and the number of its classes.
 
@@ -525,6 +498,31 @@ class Explained:
         fits = jnp.issubdtype(maps.dtype, jnp.floating) and maps.shape[0] == images.shape[0]
         checks.require(fits and maps.size > 0, "explainer", got, takes)
         return jnp.asarray(maps)
+
+    def of_several(
+        self, times: int, options: Mapping[str, Any]
+    ) -> tuple[Explained, dict[str, Any]]:
+        """The explainer of several variants of each image, side by side, and its options.
+
+        Args:
+          times: variants of each image.
+          options: what a metric hands on to it.
+
+        Returns:
+          Both; of the options that have one entry an image, each as many times.
+        """
+        known = known_method(self)
+        kinds = known.kinds if known else {}
+
+        def several(options: Mapping[str, Any]) -> dict[str, Any]:
+            arrays = {n: v for n, v in options.items() if isinstance(v, jax.Array | np.ndarray)}
+            return dict(options) | {
+                name: jnp.repeat(array, times, axis=0)
+                for name, array in arrays.items()
+                if _is_by_image(kinds.get(name), array)
+            }
+
+        return dataclasses.replace(self, fixed=several(self.fixed)), several(options)
 
 
 @dataclasses.dataclass(frozen=True)

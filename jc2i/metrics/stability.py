@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jc2i import checks, pytrees, query, streaming
+from jc2i import checks, pytrees, streaming
 from jc2i.normalization import length
 from jc2i.normalization import normalize as min_max
 from jc2i.options import Number, Scalar
-from jc2i.query import Cost, metric
+from jc2i.query import Cost, Explained, metric
 
 
 @metric(
@@ -175,7 +175,7 @@ def _largest(
     change: Callable[[_Neighbours], Array],
     step: Callable[[Array], tuple[Array, Array]],
     around: _Around,
-    explainer: Any,
+    explainer: Callable,
     model: Callable,
     images: checks.Array,
     targets: checks.Array,
@@ -208,7 +208,8 @@ def _largest(
         model, targets, options = pytrees.join(arrays, rest)
         together = variants.shape[1]
         flat, repeated = variants.reshape(-1, *shape), jnp.repeat(targets, together)
-        each, options = query.repeated(explainer, options, together)
+        # What a metric's decorator hands on.
+        each, options = cast("Explained", explainer).of_several(together, options)
         maps = each(model, flat, repeated, key=keys.reshape(-1), **options)
         if around.normalize:
             got = f"one that returns {checks.describe(maps)}"

@@ -162,13 +162,13 @@ def _perturbation(
 
     def perturb(keep: Array) -> Array:
         channels = zip(blurred, steps, strict=True)
-        return jnp.stack([_climbed(first[0], more, keep) for first, more in channels], axis=-1)
+        return jnp.stack([_climbed(first[:1], more, keep) for first, more in channels], axis=-1)
 
     return perturb
 
 
 def _climbed(
-    first: Float[Array, "batch height width"],
+    first: Float[Array, "1 batch height width"],
     steps: Float[Array, "steps 1 batch height width"],
     keep: Float[Array, "chunk batch height width"],
 ) -> Float[Array, "chunk batch height width"]:
