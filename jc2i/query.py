@@ -223,9 +223,10 @@ def known_method(function: Any) -> Method | None:
     """What is known of a method, also of one with some options fixed; None of another function."""
     while isinstance(function, functools.partial):
         function = function.func
-    if isinstance(function, Explained | pytrees.Partial | pytrees.PlainFunction):
-        explainer = isinstance(function, Explained)
-        return known_method(function.explainer if explainer else function.function)
+    if isinstance(function, Explained):
+        return known_method(function.explainer)
+    if isinstance(function, pytrees.Partial | pytrees.PlainFunction):
+        return known_method(function.function)
     found = getattr(function, "method", None)
     return found if isinstance(found, Method) else None  # another's attribute of that name
 

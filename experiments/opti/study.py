@@ -101,14 +101,11 @@ class Study(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        left_out = ("adcc_images", "sensitivity_images")
-        for option in left_out:
-            count, takes = getattr(self, option), "a whole number of at least 0"
-            checks.require(count >= 0, option, count, takes)
         for option in dataclasses.fields(self):
-            if option.name in left_out:
-                continue
-            if option.name.endswith(("_images", "_steps", "_samples")) or option.name == "steps":
+            if option.name in ("adcc_images", "sensitivity_images"):
+                count, takes = getattr(self, option.name), "a whole number of at least 0"
+                checks.require(count >= 0, option.name, count, takes)
+            elif option.name.endswith(("_images", "_steps", "_samples")) or option.name == "steps":
                 self.refuse_below_one(option.name)
         for option in ("learning_rates", "iterations", "exponents"):
             values = getattr(self, option)
